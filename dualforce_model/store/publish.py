@@ -1,0 +1,55 @@
+"""Atomic publishing: write under a temporary name in the same folder, fsync, rename. Half a file is never seen whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".partial-"
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` (same suffix); on success it becomes `path`, on error it is removed.
+
+    The folder is made if missing. The temporary name is unique, so two writers of one artifact can't mix their bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Publish `value` as JSON with sorted keys."""
+    with publish(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sweep(folder: Path) -> int:
+    """Remove temporary files that killed processes left in `folder` and below; returns how many.
+
+    A file whose process is alive is somebody's work and stays.
+    """
+    removed = 0
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        pid = path.name.removeprefix(TEMPORARY).partition("-")[0]
+        if not (pid.isdigit() and os.path.exists(f"/proc/{pid}")):
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
