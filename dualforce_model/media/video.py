@@ -1,0 +1,170 @@
+"""Frames of a source on the constant 25 fps grid, at their true presentation times; one frame in memory at a time.
+
+The grid starts at the first shown frame: grid frame k stands for the instant origin + k/25 on the container's clock.
+Each source frame is moved to the nearest grid instant and stays on show until the next one (what `ffmpeg -r 25` does), so
+no frame is off by more than 20 ms however uneven the source's own times are, and frame index / rate is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dualforce_model.errors import BadInput
+from dualforce_model.media.container import open_container
+from dualforce_model.media.probe import pixel_aspect, video_stream
+from dualforce_model.timeline import FPS
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+LOST_SHARE, LOST_S = 0.9, 0.5  # a file that shows less than 90 % of its declared length, and 0.5 s less, is cut off
+CORRUPT_SHARE = 0.5  # more bad packets than this share of all, and what is left is not a video
+
+
+class Picture:
+    """One source frame, upright, with square pixels; converted to RGB only when asked, and once."""
+
+    def __init__(self, frame: VideoFrame, reader: GridReader):
+        self._frame, self._reader, self._rgb = frame, reader, None
+
+    def rgb(self) -> np.ndarray:
+        """uint8 [H,W,3] at source size."""
+        if self._rgb is None:
+            self._rgb = self._reader._convert(self._frame, 1.0)
+        return self._rgb
+
+    def small(self, longest: int) -> np.ndarray:
+        """uint8 [h,w,3] with its longer side at most `longest`; never enlarged."""
+        scale = longest / max(self._reader.width, self._reader.height)
+        return self.rgb() if scale >= 1 else self._reader._convert(self._frame, scale)
+
+
+@dataclass(frozen=True)
+class GridFrame:
+    """Grid frame `index`; `fresh` is False when it shows the same source frame as the one before."""
+
+    index: int
+    picture: Picture
+    fresh: bool
+
+
+class GridReader:
+    """Iterate over GridFrames of `path` (once). Counts are valid afterwards.
+
+    Attributes: origin_s (first frame, container clock), width, height (as shown), decoded (source frames),
+    decode_errors (bad packets or damaged frames), gaps [(grid index, seconds)] where the source showed one frame for
+    longer than `GAP_S`. Raises BadInput: as `probe`, and truncated, corrupt, undecodable at the end.
+    """
+
+    GAP_S = 0.25
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.origin_s = 0.0
+        self.width = self.height = 0
+        self.decoded = self.decode_errors = self.packets = 0
+        self.gaps: list[tuple[int, float]] = []
+        self._rotation = 0
+        self._reformatters: dict[float, Any] = {}
+
+    def __iter__(self) -> Iterator[GridFrame]:
+        with open_container(self.path) as container:
+            yield from self._grid(container)
+
+    def _grid(self, container: InputContainer) -> Iterator[GridFrame]:
+        stream = video_stream(container, self.path)
+        stream.codec_context.thread_count = 1  # workers are processes, one per core; threads would only buffer frames
+        nominal = 1 / (stream.guessed_rate or stream.average_rate or Fraction(FPS))
+        origin: Fraction | None = None
+        shown: Picture | None = None
+        last = length = Fraction(0)
+        index = 0
+        for frame in self._frames(container, stream):
+            time = last + length if frame.pts is None else frame.pts * Fraction(frame.time_base)
+            if origin is None:
+                origin = time
+                self._first(frame, stream)
+            elif time - origin <= last:
+                continue  # time stamps that run backwards: the frame was never on show
+            slot = _slot(time - origin)
+            if float(time - origin - last) > self.GAP_S:
+                self.gaps.append((index, float(time - origin - last)))
+            fresh = True
+            while shown is not None and index < slot:
+                yield GridFrame(index, shown, fresh)
+                index, fresh = index + 1, False
+            shown, last = Picture(frame, self), time - origin
+            length = frame.duration * Fraction(frame.time_base) if frame.duration else nominal
+        if origin is None or shown is None:
+            raise BadInput("undecodable", f"{self.path.name!r}: none of its {self.packets} video packets can be decoded")
+        self.origin_s = float(origin)
+        end = max(index + 1, _slot(last + min(length, Fraction(1))))
+        fresh = True
+        while index < end:
+            yield GridFrame(index, shown, fresh)
+            index, fresh = index + 1, False
+        self._complete(stream, float(last + length))
+
+    def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        """Decode packet by packet: a bad packet is counted and the decoder goes on with the next."""
+        from av.error import FFmpegError
+
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except FFmpegError:
+                self.decode_errors += 1
+                return  # the container itself is broken here: no further packets
+            self.packets += 1
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                self.decode_errors += 1
+                continue
+            for frame in frames:
+                self.decoded += 1
+                self.decode_errors += bool(frame.is_corrupt)
+                yield frame
+
+    def _first(self, frame: VideoFrame, stream: VideoStream) -> None:
+        self._rotation = round(frame.rotation / 90) * 90 % 360
+        self._stored = (round(frame.width * pixel_aspect(stream)), frame.height)
+        self.width, self.height = self._stored if self._rotation in (0, 180) else self._stored[::-1]
+        self.origin_s = float(frame.pts * Fraction(frame.time_base)) if frame.pts is not None else 0.0
+
+    def _convert(self, frame: VideoFrame, scale: float) -> np.ndarray:
+        from av.video.reformatter import VideoReformatter
+
+        # one reformatter per target size keeps its scaling tables; a new one per frame costs more than the conversion
+        reformatter = self._reformatters.setdefault(scale, VideoReformatter())
+        width, height = (max(1, round(side * scale)) for side in self._stored)
+        method = "AREA" if scale < 1 else "FAST_BILINEAR"
+        rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=method).to_ndarray()
+        return np.ascontiguousarray(np.rot90(rgb, self._rotation // 90)) if self._rotation else rgb
+
+    def _complete(self, stream: VideoStream, shown_s: float) -> None:
+        declared = float(stream.duration * stream.time_base) if stream.duration else shown_s
+        if shown_s < LOST_SHARE * declared and shown_s < declared - LOST_S:
+            raise BadInput(
+                "truncated",
+                f"{self.path.name!r} declares {declared:.2f} s of video and only {shown_s:.2f} s can be decoded; "
+                "copy or download it again",
+            )
+        if self.decode_errors > CORRUPT_SHARE * self.packets:
+            raise BadInput("corrupt", f"{self.path.name!r}: {self.decode_errors} of {self.packets} video packets are damaged")
+
+
+def _slot(time: Fraction) -> int:
+    """The grid index nearest to `time` seconds after the origin (halves go up, as in ffmpeg)."""
+    return int(time * FPS + Fraction(1, 2))
