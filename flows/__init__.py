@@ -1,0 +1,1 @@
+"""Prefect flows and the command line: which stage follows which, and nothing else."""

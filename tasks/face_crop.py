@@ -1,0 +1,44 @@
+"""Stage `face_crop`: source video → clips of one face each, 512×512 at 25 fps with 16 kHz sound, and their landmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dualforce_model import config as configs
+from dualforce_model import faces
+from dualforce_model.faces import FaceCropConfig
+from dualforce_model.store import identity
+from tasks.run import Run
+from tasks.stage import Item, Row, Stage, row_facts, upstream
+
+
+def plan(run: Run) -> list[Item]:
+    """One item per readable source; the identity holds its content, so a replaced file is done again."""
+    settings = configs.to_dict(run.config.face_crop)
+    items = []
+    for row in upstream(run, "source").itertuples(index=False):
+        facts = row_facts(row)
+        mine = identity(
+            stage="face_crop", version=faces.VERSION, config=settings, content=facts["content"], source_id=row.source_id
+        )
+        payload = {"path": facts["path"], "config": run.config.face_crop}
+        items.append(Item(mine, row.source_id, row.source, payload=payload))
+    return items
+
+
+def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
+    """Crop one source. What an earlier run published of the same identity is taken by `crop_source` itself."""
+    config: FaceCropConfig = item.payload["config"]
+    sidecars = faces.crop_source(Path(item.payload["path"]), item.source_id, item.identity, run_dir / "clips", config)
+    return [_row(sidecar) for sidecar in sidecars]
+
+
+def _row(sidecar: dict[str, Any]) -> Row:
+    clip_id = sidecar["clip_id"]
+    files = tuple(f"clips/{clip_id}{ending}" for ending in (".mp4", ".landmarks.safetensors", ".json"))
+    return Row(clip_id=clip_id, files=files, facts=json.loads(json.dumps(sidecar)))
+
+
+STAGE = Stage("face_crop", plan, work, per_source=True)

@@ -1,0 +1,149 @@
+"""Worker processes for CPU-bound work: started once, fed item by item, gone when their parent is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+class WorkerDied(Exception):
+    """The worker process died (crash, kill, out of memory) while it had this item and nothing else."""
+
+
+class WorkerHung(Exception):
+    """The item took longer than allowed; its worker was stopped."""
+
+
+class Pool:
+    """A fixed number of spawned processes. Threads of one process may share a pool."""
+
+    def __init__(self, processes: int):
+        self.processes = processes
+        self._lock = threading.Lock()
+        self._executor: ProcessPoolExecutor | None = None
+
+    def map(
+        self, function: Callable[[Any], R], items: Sequence[Any], timeout: float
+    ) -> Iterator[tuple[int, R | Exception]]:
+        """Yield (index, result or exception) as items finish.
+
+        When a worker dies it takes the whole executor along and nobody can say which item did it; so what was
+        unfinished is done again one at a time in a process of its own, and the one that kills that is `WorkerDied`.
+        """
+        pending: dict[Future[R], int] = {}
+        suspects: list[int] = []
+        executor = self._start()
+        remaining = iter(enumerate(items))
+
+        def feed(count: int) -> None:
+            for index, item in (pair for _, pair in zip(range(count), remaining, strict=False)):
+                try:
+                    pending[executor.submit(function, item)] = index
+                except (BrokenProcessPool, RuntimeError):  # broken or shut down by another thread
+                    suspects.append(index)
+
+        # few enough in flight that `timeout` speaks of work and not of waiting in a queue
+        feed(self.processes)
+        while pending:
+            done, _ = wait(pending, timeout=timeout, return_when="FIRST_COMPLETED")
+            if not done:
+                self._stop(executor)
+                for index in sorted(pending.values()):
+                    suspects.append(index)
+                pending.clear()
+            for future in done:
+                index = pending.pop(future)
+                error = None if future.cancelled() else future.exception()
+                if future.cancelled() or isinstance(error, BrokenProcessPool):
+                    suspects.append(index)
+                elif error is None:
+                    yield index, future.result()
+                elif isinstance(error, Exception):
+                    yield index, error
+                else:
+                    raise error
+            if suspects:
+                self._stop(executor)
+                suspects += [pending[f] for f in pending]
+                pending.clear()
+                for index in sorted(suspects):
+                    yield index, self._alone(function, items[index], timeout)
+                suspects.clear()
+                executor = self._start()
+            feed(self.processes - len(pending))
+
+    def _alone(self, function: Callable[[Any], R], item: Any, timeout: float) -> R | Exception:
+        with _executor(1) as executor:
+            future = executor.submit(function, item)
+            try:
+                return future.result(timeout)
+            except BrokenProcessPool:
+                return WorkerDied("the worker process died on this item (crash in a decoder, or out of memory)")
+            except TimeoutError:
+                _kill(executor)
+                return WorkerHung(f"no result after {timeout:g} s; the worker was stopped")
+            except Exception as error:  # noqa: BLE001  (it belongs to the item and becomes its row)
+                return error
+
+    def _start(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = _executor(self.processes)
+            return self._executor
+
+    def _stop(self, executor: ProcessPoolExecutor) -> None:
+        with self._lock:
+            if self._executor is executor:
+                self._executor = None
+        _kill(executor)
+
+    def close(self) -> None:
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(cancel_futures=True)
+
+
+_pools: dict[int, Pool] = {}
+_pools_lock = threading.Lock()
+
+
+def shared(processes: int) -> Pool:
+    """The pool of this process with that many workers; lives as long as the process, so stages don't start anew."""
+    with _pools_lock:
+        return _pools.setdefault(processes, Pool(processes))
+
+
+def _executor(processes: int) -> ProcessPoolExecutor:
+    # spawn, never fork: the parent holds threads and locks of Prefect, gRPC and BLAS
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+
+
+def _kill(executor: ProcessPoolExecutor) -> None:
+    for process in list((getattr(executor, "_processes", None) or {}).values()):
+        with contextlib.suppress(OSError):
+            process.kill()
+    executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # one core per worker; libraries would each take all of them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # a worker of a killed run must not go on writing beside its successor

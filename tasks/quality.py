@@ -1,0 +1,62 @@
+"""Stage `quality`: measure every clip once; the verdict is made of stored scores, so thresholds change for free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from dualforce_model import quality
+from dualforce_model.media import Clip
+from dualforce_model.quality import QualityConfig
+from dualforce_model.store import identity, ledger
+from tasks.run import Run, RunError
+from tasks.shard import Record
+from tasks.stage import Item, Row, Stage, clip_items, upstream
+
+
+def plan(run: Run) -> list[Item]:
+    """One item per clip. Thresholds are no part of the identity: they only decide the verdict, see `judge`."""
+    return clip_items(
+        upstream(run, "face_crop"),
+        lambda row: identity(stage="quality", version=quality.MEASURE_VERSION, clip=row.identity, clip_id=row.clip_id),
+    )
+
+
+def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
+    """Measure one clip."""
+    return [Row(scores=quality.measure(Clip(run_dir / "clips", item.clip_id)))]
+
+
+def judge(records: list[Record], thresholds: QualityConfig) -> list[Record]:
+    """The same rows with verdicts from their stored scores. Rows that could not be measured stay failed."""
+    judged = []
+    for record in records:
+        if record["status"] != "failed":
+            problems = quality.verdict(ledger.scores(record), thresholds)
+            record = {
+                **record,
+                "status": "rejected" if problems else "accepted",
+                "reason": problems[0][0] if problems else "",
+                "message": "; ".join(text for _, text in problems),
+                "reasons": [reason for reason, _ in problems],
+            }
+        judged.append(record)
+    return judged
+
+
+def refilter(run: Run) -> pd.DataFrame:
+    """New verdicts for every clip from its stored scores under the run's thresholds; nothing is measured again."""
+    if not ledger.exists(run.dir, "quality"):
+        raise RunError(f"{run.dir} has no quality scores yet; run the stage 'quality' first")
+    records = judge(ledger.read(run.dir, "quality").to_dict("records"), run.config.quality)
+    size = run.config.runner.shard_size
+    shards = [records[i : i + size] for i in range(0, len(records), size)]
+    ledger.begin(run.dir, "quality", len(shards))
+    for number, shard in enumerate(shards):
+        ledger.write_part(run.dir, "quality", number, shard)
+    ledger.finish(run.dir, "quality", len(shards))
+    return ledger.read(run.dir, "quality")
+
+
+STAGE = Stage("quality", plan, work)

@@ -1,0 +1,127 @@
+"""A run folder: its configuration, its lock, its layout. Truth lives here on disk; Prefect only triggers and shows."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualforce_model import config as configs
+from dualforce_model.store import write_json
+from tasks.config import RunConfig
+
+FORMAT = 1
+MANIFEST = "run.json"
+
+
+class RunError(Exception):
+    """A run can't start or go on; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that is ready for work."""
+
+    dir: Path
+    config: RunConfig
+
+    @property
+    def clips(self) -> Path:
+        return self.dir / "clips"
+
+    @property
+    def features(self) -> Path:
+        return self.dir / "features"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.dir / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.dir / "samples"
+
+
+def create(run_dir: Path, config: RunConfig) -> Run:
+    """Make the run folder, or take over an existing one with a new configuration. Raises RunError."""
+    run_dir = run_dir.absolute()
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunError(f"{run_dir} is a file; name a folder for the run")
+    if (run_dir / MANIFEST).exists():
+        _manifest(run_dir)
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        raise RunError(f"{run_dir} is not empty and not a run folder; choose another --run-dir")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run_dir / MANIFEST, {"format": FORMAT, "config": configs.to_dict(config)})
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
+    return Run(run_dir, config)
+
+
+def read_config(run_dir: Path, assignments: tuple[str, ...] = ()) -> RunConfig:
+    """The configuration a run folder was last used with, with `a.b=c` overrides. Raises RunError and ConfigError."""
+    values = configs.override(_manifest(run_dir.absolute())["config"], assignments, RunConfig)
+    return configs.build(RunConfig, values)
+
+
+def open_run(run_dir: Path) -> Run:
+    """An existing run folder as it is. Raises RunError."""
+    return Run(run_dir.absolute(), read_config(run_dir))
+
+
+def _manifest(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except FileNotFoundError:
+        raise RunError(f"{run_dir} is no run folder: it has no {MANIFEST}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); restore it or start a new run folder") from error
+    if version > FORMAT:
+        raise RunError(
+            f"{run_dir} was written by a newer version (format {version}, this one knows {FORMAT}); update dualforce"
+        )
+    return manifest  # type: ignore[no-any-return]
+
+
+_held: dict[Path, int] = {}
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder for this process; stages inside a pipeline may take it again. Raises RunError if another has it.
+
+    A file lock ends with its process, however it ends, so nothing stale is ever left behind.
+    """
+    if run_dir in _held:
+        _held[run_dir] += 1
+        try:
+            yield
+        finally:
+            _held[run_dir] -= 1
+        return
+    handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 100).decode() or "another process"
+            raise RunError(f"{run_dir} is in use by {holder}; wait for it to end, or name another --run-dir") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        _held[run_dir] = 1
+        try:
+            yield
+        finally:
+            del _held[run_dir]
+    finally:
+        os.close(handle)
+
+

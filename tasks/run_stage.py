@@ -1,0 +1,108 @@
+"""One stage of a run inside a Prefect flow: shards as task runs, then the ledger and the artifacts on the dashboard."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect.logging import get_run_logger
+from prefect.utilities.annotations import opaque
+
+from dualforce_model.store import ledger, sweep
+from tasks import quality, watch
+from tasks.run import Run, RunError, lock
+from tasks.shard import Key, Record, previous_records, process, split, tally
+from tasks.stage import Item
+from tasks.stages import STAGES
+
+
+def _worth_a_retry(task: Any, run: Any, state: Any) -> bool:  # noqa: ARG001  (Prefect's signature)
+    # what a person has to mend first (a full disk, a missing stage) is not mended by trying again
+    return not isinstance(state.result(raise_on_failure=False), RunError)
+
+
+@task(
+    task_run_name="{stage}-{number:04d}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_worth_a_retry,
+    cache_policy=NO_CACHE,  # the identity of artifacts decides what is valid, not the arguments of a task
+    persist_result=False,
+)
+def process_shard(
+    run: Run, stage: str, number: int, items: list[Item], previous: dict[Key, list[Record]], force: bool
+) -> dict[str, int]:
+    """Do one shard of a stage and publish its part of the ledger. Returns the counts of its rows."""
+    logger = get_run_logger()
+    bar = create_progress_artifact(0.0, key=f"progress-{_key(stage)}-{number:04d}", description=f"{stage} {number}")
+    shown = 0
+
+    def progress(done: int) -> None:
+        nonlocal shown
+        watch.tell(stage, number, done, len(items))
+        percent = 100 * done // max(1, len(items))
+        if percent >= shown + 5 or percent == 100 != shown:  # a call to the server each, so not for every item
+            shown = percent
+            update_progress_artifact(bar, float(percent))
+
+    records = process(run, STAGES[stage], items, previous, force=force, log=logger.info, progress=progress)
+    if stage == "quality":
+        records = quality.judge(records, run.config.quality)
+    ledger.write_part(run.dir, stage, number, records)
+    counts = tally(records)
+    logger.info("%s shard %d: %s", stage, number, ", ".join(f"{n} {what}" for what, n in counts.items()))
+    return counts
+
+
+def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
+    """Bring one stage of a run up to date; returns how many items were accepted, rejected, failed, and reused.
+
+    Raises RunError when the stage can't run at all (nothing upstream, a full disk, the folder is in use).
+    """
+    logging.getLogger("dualforce").setLevel(logging.INFO)
+    stage = STAGES[name]
+    with lock(run.dir):
+        sweep(run.clips if name == "face_crop" else run.features / name)
+        shards: Sequence[list[Item]] = split(run, stage.plan(run)) or [[]]
+        previous = previous_records(run, stage)
+        ledger.begin(run.dir, name, len(shards))
+        futures = [
+            process_shard.submit(
+                opaque(run), name, number, opaque(items), opaque(_of(previous, items)), force
+            )
+            for number, items in enumerate(shards)
+        ]
+        total: Counter[str] = Counter(accepted=0, rejected=0, failed=0, reused=0)
+        trouble: Exception | None = None
+        for future in as_completed(futures):
+            try:
+                total.update(future.result())
+            except Exception as error:  # noqa: BLE001  (the other shards shall finish and be recorded first)
+                trouble = error
+        if trouble is not None:
+            raise trouble
+        ledger.finish(run.dir, name, len(shards))
+    _show(run, name, dict(total))
+    return dict(total)
+
+
+def _of(previous: dict[Key, list[Record]], items: list[Item]) -> dict[Key, list[Record]]:
+    return {item.key: previous[item.key] for item in items if item.key in previous}
+
+
+def _show(run: Run, name: str, counts: dict[str, int]) -> None:
+    rows = ledger.read(run.dir, name)
+    reasons = rows[rows["status"] != "accepted"].groupby(["status", "reason"]).size()
+    table = [{"what": what, "items": count} for what, count in counts.items()]
+    table += [{"what": f"{status}: {reason}", "items": int(count)} for (status, reason), count in reasons.items()]
+    create_table_artifact(table, key=f"funnel-{_key(name)}", description=f"{run.config.name}: {name} in {run.dir}")
+
+
+def _key(stage: str) -> str:
+    return stage.replace("_", "-")  # artifact keys know no underscore

@@ -1,0 +1,99 @@
+"""Stage `source`: find the videos of a local folder, name them by path and content, and probe each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from dualforce_model import media
+from dualforce_model.errors import BadInput, Rejected
+from dualforce_model.store import digest_bytes, digest_file, identity
+from tasks.run import Run, RunError
+from tasks.stage import Item, Row, Stage
+
+VERSION = 1
+
+
+def plan(run: Run) -> list[Item]:
+    """One item per video file. Its identity is size and time of change, so that unchanged files are not read again."""
+    root = run.config.source.input
+    if root is None:
+        raise RunError("no input: give --input FOLDER or set source.input in the config")
+    root = Path(os.path.abspath(root))
+    if not root.is_dir():
+        raise RunError(f"the input folder {root} does not exist or is not a folder")
+    paths = _walk(root, run.dir, tuple(s.lower() for s in run.config.source.suffixes))
+    if not paths:
+        raise RunError(f"no videos under {root}: looked for files ending in {' '.join(run.config.source.suffixes)}")
+    return [_item(root, path) for path in paths]
+
+
+def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
+    """Hash and probe one file."""
+    if "trouble" in item.payload:
+        raise BadInput(*item.payload["trouble"])
+    path = Path(item.payload["path"])
+    try:
+        content = digest_file(path)
+    except PermissionError:
+        return [Row("failed", "no_permission", f"{item.source!r} may not be read; check its permissions", retry=True)]
+    slug = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:40].strip("-") or "video"
+    source_id = f"{slug}-{digest_bytes(f'{item.source}\n{content}'.encode())[:8]}"
+    facts = {"content": content, "path": str(path)}
+    try:
+        info = media.probe(path)
+    except (Rejected, BadInput) as verdict:
+        status = "rejected" if isinstance(verdict, Rejected) else "failed"
+        return [Row(status, verdict.reason, str(verdict), source_id=source_id, facts=facts)]
+    facts |= {"probe": dataclasses.asdict(info)}
+    return [Row(source_id=source_id, facts=facts)]
+
+
+def _item(root: Path, path: Path) -> Item:
+    name = os.fspath(path.relative_to(root))
+    payload: dict[str, object] = {"path": os.fspath(path)}
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        payload["trouble"] = ("name_not_utf8", "the file name is not valid UTF-8; rename the file")
+        name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    try:
+        stat = path.stat()
+        parts = {"path": os.fspath(root), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    except OSError as error:
+        parts = {"error": error.strerror}
+        reason = "symlink_loop" if error.errno == 40 else "unreadable"
+        payload["trouble"] = (reason, f"{name!r} cannot be opened: {error.strerror}")
+    mine = identity(stage="source", version=VERSION, name=name, trouble=payload.get("trouble"), **parts)
+    return Item(mine, "", name, payload=payload)
+
+
+def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Every file with a known suffix, in name order; linked folders are followed, but none is entered twice."""
+    found: list[Path] = []
+    entered: set[tuple[int, int]] = set()
+
+    def enter(folder: Path) -> None:
+        stat = folder.stat()
+        if (stat.st_dev, stat.st_ino) in entered or folder == run_dir:
+            return
+        entered.add((stat.st_dev, stat.st_ino))
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except PermissionError as error:
+            raise RunError(f"the folder {folder} may not be read; check its permissions") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                enter(Path(entry.path))
+            elif entry.name.lower().endswith(suffixes):
+                found.append(Path(entry.path))
+
+    enter(root)
+    return found
+
+
+STAGE = Stage("source", plan, work, per_source=True)

@@ -1,0 +1,80 @@
+"""What a stage is: a plan of items, and work on one item. The engine in `tasks.shard` does everything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from dualforce_model.store import ledger
+from tasks.run import Run, RunError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to do. `identity` is a hash of everything that decides the result; equal identity, equal bytes."""
+
+    identity: str
+    source_id: str
+    source: str
+    clip_id: str = ""
+    payload: dict[str, Any] = field(default_factory=dict)  # what `work` needs, plain or picklable
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.source, self.clip_id)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of an item (or of one of the clips an item gave). `files` are relative to the run folder."""
+
+    status: Literal["accepted", "rejected", "failed"] = "accepted"
+    reason: str = ""
+    message: str = ""
+    reasons: tuple[str, ...] = ()
+    clip_id: str = ""
+    source_id: str = ""
+    files: tuple[str, ...] = ()  # first = the artifact
+    scores: dict[str, float | None] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    retry: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the workflow.
+
+    `plan` lists the items from the ledgers upstream, in a fixed order. `work(item, run_dir, reuse)` does one item (in a
+    worker process, so it is a module-level function) and returns its rows; with `reuse` it may take a whole artifact of
+    the same identity that it finds on disk. Errors it raises become rows; see `dualforce_model.errors`.
+    """
+
+    name: str
+    plan: Callable[[Run], Sequence[Item]]
+    work: Callable[[Item, Path, bool], list[Row]]
+    per_source: bool = False  # an item is a source and may give several clips
+    in_workers: bool = True  # False: the item is one long job that brings its own processes (training)
+
+
+def upstream(run: Run, stage: str) -> pd.DataFrame:
+    """Accepted rows of an earlier stage. Raises RunError when it never ran."""
+    if not ledger.exists(run.dir, stage):
+        raise RunError(f"stage {stage!r} has not run in {run.dir}; run it first (or leave out --from / --only)")
+    rows = ledger.read(run.dir, stage)
+    return rows[rows["status"] == "accepted"]
+
+
+def clip_items(rows: pd.DataFrame, identity: Callable[[Any], str], **payload: Any) -> list[Item]:
+    """One item per row of clips; `identity` gets the row."""
+    return [
+        Item(identity(row), row.source_id, row.source, row.clip_id, payload) for row in rows.itertuples(index=False)
+    ]
+
+
+def row_facts(row: Any) -> dict[str, Any]:
+    return json.loads(row.facts)  # type: ignore[no-any-return]

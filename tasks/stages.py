@@ -1,0 +1,16 @@
+"""All stages by name, in the order of the workflow."""
+
+from __future__ import annotations
+
+from tasks import face_crop, features, generate, metadata, quality, source, train
+from tasks.stage import Stage
+
+STAGES: dict[str, Stage] = {
+    "source": source.STAGE,
+    "face_crop": face_crop.STAGE,
+    "quality": quality.STAGE,
+    **features.STAGES,
+    "metadata": metadata.STAGE,
+    "train": train.STAGE,
+    "generate": generate.STAGE,
+}
