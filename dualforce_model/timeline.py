@@ -124,3 +124,12 @@ class Window:
     @property
     def front_audio(self) -> int:
         return FRONT_AUDIO if self.start == 0 else 0
+
+
+def audio_heard(start: int, length: int, left: int, lookahead: int) -> range:
+    """Audio features that latents start .. start+length-1 hear: from `left` features before to `lookahead` after them.
+
+    8·length + left + lookahead of them; those below 0 (empty slots, or before the clip) and past the end don't exist.
+    """
+    first = AUDIO_PER_LATENT * start - FRONT_AUDIO
+    return range(first - left, first + AUDIO_PER_LATENT * length + lookahead)

@@ -1,0 +1,165 @@
+"""One transformer block: self-attention, text, audio, feed-forward; with or without a cache of past frames.
+
+B batch, F frames, N tokens per frame, D width, H heads, d head dim, S text tokens, L audio features per frame.
+The layout of the sublayers and their weights is that of Wan 2.1 (Wan Team 2025), whose blocks can be loaded here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dualforce_model.model.attention import Sink, dense_attention, frame_causal_attention, thin_attention
+from dualforce_model.model.cache import RingView
+from dualforce_model.model.norms import LayerNorm, RMSNorm, gated, modulated
+from dualforce_model.model.rotary import Phase, rotate
+
+KeyValue = tuple[Tensor, Tensor]  # k, v [B,G,M,H,d]
+
+
+class Places(NamedTuple):
+    """Where the tokens of a tower stand."""
+
+    full: Phase  # time and space [B,F,N,<=d/2]
+    rest: Phase | None  # space alone [N,d/2]; None where there is no space
+    time: Phase  # time alone [B,F,N or 1,t/2]
+
+
+class Heard(NamedTuple):
+    """Keys and values of the conditions, projected once per block: text [B,1,S,H,d], audio [B,F,L,H,d]."""
+
+    text: KeyValue
+    text_mask: Tensor  # [B,1,1,S]
+    audio: KeyValue | None
+
+
+class SelfAttention(nn.Module):
+    """Attention of a tower to itself: causal by frame, plus the sink."""
+
+    def __init__(self, width: int, heads: int, eps: float, window: int | None):
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q, self.norm_k = RMSNorm(width, eps), RMSNorm(width, eps)
+        self.out = nn.Linear(width, width)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q and k normed over the whole width, v; each [..., H, d], not yet turned."""
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k = self.norm_q(q), self.norm_k(k)
+        return tuple(part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))  # type: ignore[return-value]
+
+    def forward(
+        self, x: Tensor, places: Places, sink: KeyValue | None, mask: Tensor | None, past: RingView | None
+    ) -> Tensor:
+        q, k, v = self.project(x)
+        turned, k = rotate(q, places.full), rotate(k, places.full)
+        if past is not None:
+            k, v = past.with_current(k, v)
+            if mask is None:  # the sink is the first slot of the ring
+                seen = dense_attention(turned.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
+            else:
+                seen = thin_attention(turned, k, v, mask)
+        elif sink is not None:
+            assert places.rest is not None
+            seen = frame_causal_attention(turned, k, v, Sink(rotate(q, places.rest), *sink), self.window)
+        else:
+            seen = thin_attention(turned, k, v, mask)
+        return self.out(seen.reshape(x.shape))
+
+    def reference(self, x: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
+        """The reference picture [B,N,D] sees itself; also gives its keys and values, at rest in time."""
+        q, k, v = self.project(x)
+        q, k = rotate(q, rest), rotate(k, rest)
+        return self.out(dense_attention(q, k, v).reshape(x.shape)), (k, v)
+
+
+class CrossAttention(nn.Module):
+    """Attention to a few condition tokens. The output projection starts at zero, so it is silent at first."""
+
+    def __init__(self, width: int, heads: int, eps: float):
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.norm_q, self.norm_k = RMSNorm(width, eps), RMSNorm(width, eps)
+        self.out = nn.Linear(width, width)
+
+    def hear(self, source: Tensor) -> KeyValue:
+        """Keys and values [B,S,H,d] of source [B,S,D]."""
+        k, v = self.kv(source).chunk(2, -1)
+        return self.norm_k(k).unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
+
+    def forward(self, x: Tensor, heard: KeyValue, mask: Tensor | None, time: Phase | None) -> Tensor:
+        q = self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
+        if time is not None:  # each frame has its own window of keys: frames become batch
+            q = rotate(q, time).flatten(0, 1)[:, None]
+            heard = tuple(part.flatten(0, 1)[:, None] for part in heard)  # type: ignore[assignment]
+        return self.out(thin_attention(q, *heard, mask).reshape(x.shape))
+
+
+class Block(nn.Module):
+    """x [B,F,N,D] to the same shape, given the modulation [B,F,6,D] of its frames' noise levels."""
+
+    def __init__(self, width: int, heads: int, ffn: int, hears_audio: bool, eps: float, window: int | None):
+        super().__init__()
+        self.eps = eps
+        self.modulation = nn.Parameter(torch.zeros(6, width))
+        self.attention = SelfAttention(width, heads, eps, window)
+        self.norm_text, self.text = LayerNorm(width, eps), CrossAttention(width, heads, eps)
+        if hears_audio:
+            self.norm_audio, self.audio = LayerNorm(width, eps), CrossAttention(width, heads, eps)
+        self.hears_audio = hears_audio
+        self.ffn_in, self.ffn_out = nn.Linear(width, ffn), nn.Linear(ffn, width)
+
+    def hear(self, text: Tensor, text_mask: Tensor, audio: Tensor | None, audio_time: Phase, span: int) -> Heard:
+        """Project text [B,S,D] and audio [B,left+8F+lookahead,D], whose windows of `span` features step by latent."""
+        keys, values = self.text.hear(text)
+        heard = None
+        if self.hears_audio and audio is not None:
+            k, v = self.audio.hear(audio)
+            k = rotate(k, audio_time)
+            heard = (windows(k, span), windows(v, span))
+        return Heard((keys[:, None], values[:, None]), text_mask[:, None, None], heard)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        places: Places,
+        heard: Heard,
+        sink: KeyValue | None = None,
+        mask: Tensor | None = None,
+        past: RingView | None = None,
+    ) -> Tensor:
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.steer(modulation)
+        x = gated(x, gate, self.attention(modulated(x, shift, scale, self.eps), places, sink, mask, past))
+        x = x + self.text(self.norm_text(x), heard.text, heard.text_mask, None)
+        if heard.audio is not None:
+            x = x + self.audio(self.norm_audio(x), heard.audio, None, places.time)
+        return gated(x, ffn_gate, self.feed_forward(modulated(x, ffn_shift, ffn_scale, self.eps)))
+
+    def reference(self, x: Tensor, modulation: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
+        """The block for the reference picture x [B,N,D] at modulation [B,1,6,D].
+
+        It hears neither text nor audio and sees no frame: its keys depend on the picture alone and never grow old.
+        """
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.steer(modulation)
+        x = x[:, None]
+        change, sink = self.attention.reference(modulated(x, shift, scale, self.eps)[:, 0], rest)
+        x = gated(x, gate, change[:, None])
+        return gated(x, ffn_gate, self.feed_forward(modulated(x, ffn_shift, ffn_scale, self.eps)))[:, 0], sink
+
+    def steer(self, modulation: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate [B,F,1,D] of the attention and of the feed-forward, in fp32."""
+        return (modulation.float() + self.modulation.float()).unsqueeze(-2).unbind(2)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.ffn_out(functional.gelu(self.ffn_in(x), approximate="tanh"))
+
+
+def windows(x: Tensor, span: int) -> Tensor:
+    """Overlapping windows of x [B,8(F-1)+span,H,d], one per latent: [B,F,span,H,d]."""
+    return x.unfold(1, span, 8).permute(0, 1, 4, 2, 3)

@@ -1,0 +1,137 @@
+"""The two towers: what each makes of its stream before and after its blocks.
+
+B batch, F latent frames, H×W latent cells, h×w patches, N = h·w video tokens per frame, D width, C latent channels.
+Struct stream in slots (see `timeline`): [B,F,4,72]; M = 4 tokens per latent, or 1 that packs all four slots.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dualforce_model.model.block import Block, KeyValue
+from dualforce_model.model.conditioning import Audio, NoiseLevel, Text
+from dualforce_model.model.config import ModelConfig, TowerConfig
+from dualforce_model.model.norms import modulated
+from dualforce_model.model.rotary import Phase
+
+
+class Head(nn.Module):
+    """The way out, steered by the noise level like the blocks, frame by frame. Its projection starts at zero."""
+
+    def __init__(self, width: int, outputs: int, eps: float):
+        super().__init__()
+        self.modulation = nn.Parameter(torch.zeros(2, width))
+        self.out = nn.Linear(width, outputs)
+        self.eps = eps
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """[B,F,N,D] and the noise level's embedding [B,F,D] to [B,F,N,outputs]."""
+        shift, scale = (self.modulation.float() + level.unsqueeze(-2)).unsqueeze(-2).unbind(2)
+        return self.out(modulated(x, shift, scale, self.eps))
+
+
+class Tower(nn.Module):
+    """Conditioning, blocks and head of one tower."""
+
+    def __init__(self, config: ModelConfig, size: TowerConfig, inputs: int, outputs: int):
+        super().__init__()
+        self.embed = nn.Linear(inputs, size.width)
+        self.noise = NoiseLevel(size.width)
+        self.text = Text(config.text_dim, size.width)
+        self.audio = Audio(config.audio_dim, size.width, config.norm_eps) if size.audio_layers else None
+        self.blocks = nn.ModuleList(
+            Block(size.width, size.heads, size.ffn, i < size.audio_layers, config.norm_eps, config.window)
+            for i in range(size.layers)
+        )
+        self.head = Head(size.width, outputs, config.norm_eps)
+
+    def zero(self) -> None:
+        """Zero all that starts silent: modulations (with their gates), condition outputs, the head."""
+        silent = [self.noise.modulation, self.head.out]
+        for block in self.blocks:
+            silent.append(block.text.out)
+            if block.hears_audio:
+                silent.append(block.audio.out)
+        for layer in silent:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class VideoTower(Tower):
+    """Latents to patches and back. The reference picture is one more frame, clean, seen by all and seeing none."""
+
+    def __init__(self, config: ModelConfig):
+        area = config.patch**2
+        super().__init__(config, config.video, config.video_inputs * area, config.latent_channels * area)
+        self.patch, self.mask_channels = config.patch, config.mask_channels
+        self.null_reference = nn.Parameter(torch.randn(config.video.width) * 0.02)
+
+    def patches(self, latents: Tensor) -> Tensor:
+        """[B,F,channels,H,W] to [B,F,N,channels·p·p]."""
+        H, W, p = *latents.shape[-2:], self.patch
+        if H % p or W % p:
+            raise ValueError(f"a latent of {H}x{W} does not divide into patches of {p}")
+        cells = latents.unflatten(-1, (W // p, p)).unflatten(-3, (H // p, p))  # B,F,c,h,p,w,p
+        return cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
+
+    def tokens(self, latents: Tensor, reference: Tensor | None) -> Tensor:
+        """Noisy latents [B,C,F,H,W] to tokens [B,F,N,D]; mask channels 0, condition channels the reference."""
+        noisy = latents.transpose(1, 2)
+        B, F, _, H, W = noisy.shape
+        mask = noisy.new_zeros(B, F, self.mask_channels, H, W)
+        condition = torch.zeros_like(noisy) if reference is None else reference[:, None].expand_as(noisy)
+        return self.embed(self.patches(torch.cat([noisy, mask, condition], 2)))
+
+    def reference_tokens(self, reference: Tensor | None, drop: Tensor | None, batch: int, tokens: int) -> Tensor:
+        """The picture [B,C,H,W] as a clean block [B,N,D]: mask channels 1, condition channels the latent itself."""
+        null = self.null_reference.expand(batch, tokens, -1)
+        if reference is None:
+            return null
+        mask = reference.new_ones(batch, self.mask_channels, *reference.shape[-2:])
+        block = self.embed(self.patches(torch.cat([reference, mask, reference], 1)[:, None]))[:, 0]
+        return block if drop is None else torch.where(drop[:, None, None], null.to(block.dtype), block)
+
+    def sinks(self, block: Tensor, rest: Phase, bridges: dict[int, nn.Module]) -> tuple[list, dict]:
+        """Run the reference block [B,N,D] through the tower on its own.
+
+        Returns its keys and values per block, and per bridged layer those that the struct tower sees. The picture sees
+        neither frames nor conditions, so this holds for a whole stream: the permanent sink of the cache.
+        """
+        still = block.new_zeros(block.shape[0], 1, dtype=torch.float32)
+        _, modulation = self.noise(still)
+        own: list[KeyValue] = []
+        across: dict[int, KeyValue | None] = {}
+        for i, layer in enumerate(self.blocks):
+            if i in bridges:
+                across[i] = bridges[i].reference(block)  # type: ignore[operator]
+            block, sink = layer.reference(block, modulation, rest)
+            own.append(sink)
+        return own, across
+
+    def velocity(self, x: Tensor, level: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens [B,F,N,D] to the velocity [B,C,F,H,W] in fp32."""
+        p = self.patch
+        cells = self.head(x, level).float().unflatten(-1, (p, p, -1)).unflatten(2, grid)  # B,F,h,w,p,p,C
+        return cells.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
+
+
+class StructTower(Tower):
+    """72 numbers per raw frame to tokens and back, by one linear layer each way.
+
+    Nothing normalises the noisy vector on its way in: that would erase the scale which the velocity needs.
+    """
+
+    def __init__(self, config: ModelConfig):
+        assert config.struct is not None
+        super().__init__(config, config.struct, config.struct_inputs, config.struct_inputs)
+        self.per_latent, self.dim = config.struct_tokens, config.struct_dim
+
+    def tokens(self, struct: Tensor, exists: Tensor) -> Tensor:
+        """Slots [B,F,4,72], those that exist [B,F,4], to tokens [B,F,M,D]; what empty slots hold is ignored."""
+        struct = struct.masked_fill(~exists[..., None], 0.0)
+        return self.embed(struct.flatten(2).unflatten(2, (self.per_latent, -1)))
+
+    def velocity(self, x: Tensor, level: Tensor) -> Tensor:
+        """Tokens [B,F,M,D] to the velocity of the slots [B,F,4,72] in fp32."""
+        return self.head(x, level).float().flatten(2).unflatten(2, (-1, self.dim))
