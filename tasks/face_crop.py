@@ -24,7 +24,9 @@ def plan(run: Run) -> list[Item]:
             stage="face_crop", version=faces.VERSION, config=settings, content=facts["content"], source_id=row.source_id
         )
         payload = {"path": facts["path"], "config": run.config.face_crop}
-        items.append(Item(mine, row.source_id, row.source, payload=payload))
+        probe = facts["probe"]
+        cost = probe["duration_s"] * probe["width"] * probe["height"]
+        items.append(Item(mine, row.source_id, row.source, payload=payload, cost=cost))
     return items
 
 

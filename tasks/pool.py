@@ -106,6 +106,10 @@ class Pool:
                 self._executor = None
         _kill(executor)
 
+    def pids(self) -> list[int]:
+        """Process ids of the workers that are alive."""
+        return list(getattr(self._executor, "_processes", None) or {})
+
     def close(self) -> None:
         with self._lock:
             executor, self._executor = self._executor, None

@@ -68,6 +68,7 @@ def process(
         else:
             todo.append(index)
     progress(len(records))
+    todo.sort(key=lambda index: -items[index].cost)
 
     function = partial(_work, stage.work, run.dir, not force)
     if stage.in_workers:

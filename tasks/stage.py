@@ -23,6 +23,7 @@ class Item:
     source: str
     clip_id: str = ""
     payload: dict[str, Any] = field(default_factory=dict)  # what `work` needs, plain or picklable
+    cost: float = 0.0  # rough size; large items start first, so that workers end together
 
     @property
     def key(self) -> tuple[str, str]:
@@ -72,7 +73,8 @@ def upstream(run: Run, stage: str) -> pd.DataFrame:
 def clip_items(rows: pd.DataFrame, identity: Callable[[Any], str], **payload: Any) -> list[Item]:
     """One item per row of clips; `identity` gets the row."""
     return [
-        Item(identity(row), row.source_id, row.source, row.clip_id, payload) for row in rows.itertuples(index=False)
+        Item(identity(row), row.source_id, row.source, row.clip_id, payload, cost=row.bytes)
+        for row in rows.itertuples(index=False)
     ]
 
 

@@ -1,0 +1,37 @@
+# Two commands take a bare machine (Python 3.11 or 3.12, make) to a result: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+RUN    ?= runs/demo
+INPUT  ?=
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test lint install bench clean
+
+demo: install                ## run the whole chain on rendered clips, or on INPUT=folder
+	$(BIN)/dualforce demo --run-dir "$(RUN)" $(if $(INPUT),--input "$(INPUT)")
+
+test: install lint           ## everything that CI checks
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install               ## seconds of video per second of stages 2-5 on INPUT=folder
+	$(BIN)/dualforce bench data --input "$(INPUT)" --json
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -c 'import cv2' || { apt-get update -qq && apt-get install -y -qq libgl1 libglib2.0-0; }
+	$(BIN)/python -c 'import cv2, mediapipe'
+	touch $@
+
+clean:                       ## remove the environment; runs stay
+	rm -rf $(VENV) build *.egg-info
