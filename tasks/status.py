@@ -26,7 +26,8 @@ def status(run_dir: Path) -> dict[str, Any]:
             "seconds": round(float(rows["seconds"].sum()), 3),
         }
         for row in rows.to_dict("records"):
-            _place(last, stage, row)
+            if row["source"]:  # training and its sample belong to the run, not to a clip
+                _place(last, stage, row)
     return {"run_dir": str(run_dir), "stages": stages, "clips": [last[key] for key in sorted(last)]}
 
 
@@ -46,3 +47,12 @@ def _place(last: dict[tuple[str, str], dict[str, Any]], stage: str, row: dict[st
         "reason": row["reason"],
         "message": row["message"],
     }
+
+
+def verdicts(run_dir: Path) -> dict[str, tuple[str, str]]:
+    """Per source: (status, reason); accepted when at least one of its clips is."""
+    found: dict[str, tuple[str, str]] = {}
+    for clip in status(run_dir)["clips"]:
+        if found.get(clip["source"], ("",))[0] != "accepted":
+            found[clip["source"]] = (clip["status"], clip["reason"])
+    return found

@@ -1,276 +1,170 @@
-"""DualForce: a video tower and a struct tower that denoise one talking head together, frame by frame.
+"""Driving the model one latent frame at a time, with the cache of `cache`.
 
-B batch, F latent frames, H×W latent cells, N video tokens per frame, M struct tokens per frame (4 or 1), D width.
-Velocity = noise - clean (rectified flow); sigma is the share of noise, one per latent frame and stream.
+    cache = model.new_cache(conditions, grid, window=20)      # looks at the reference and the text once
+    for each frame:
+        model.begin_frame(cache, audio)                       # this frame's sound, times and slot
+        for each step: model.denoise_frame(cache, video, struct, sigma_video, sigma_struct)
+        model.commit_frame(cache, video, struct)              # the final frame joins the past
+
+B batch, H×W latent cells, N video tokens, M struct tokens per frame.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dualforce_model.model.block import Heard, KeyValue, Places
-from dualforce_model.model.bridge import Bridge, Clock, Sight
-from dualforce_model.model.cache import RingView
+from dualforce_model.model.bridge import Sight
+from dualforce_model.model.cache import Cache, Ring
 from dualforce_model.model.conditioning import Conditions
-from dualforce_model.model.config import ModelConfig
-from dualforce_model.model.rollout import Rollout
-from dualforce_model.model.rotary import Phase, space_phase, time_phase
-from dualforce_model.model.towers import StructTower, Tower, VideoTower
-from dualforce_model.timeline import AUDIO_PER_LATENT, FRONT_AUDIO, FRONT_FRAMES, STRIDE
+from dualforce_model.model.rotary import rotate, time_phase
+
+if TYPE_CHECKING:
+    from dualforce_model.model.dualforce import DualForce, Velocity
 
 
-class Velocity(NamedTuple):
-    """video [B,16,F,H,W] and struct [B,F,4,72] (None without a struct tower), fp32."""
+class Rollout:
+    """The frame-by-frame half of `DualForce`."""
 
-    video: Tensor
-    struct: Tensor | None
+    def new_cache(
+        self: DualForce, conditions: Conditions, grid: tuple[int, int], batch: int, window: int, start: int = 0
+    ) -> Cache:
+        """An empty cache for `batch` samples in step, on a latent grid H×W, whose first frame is latent `start`.
 
+        `window` is the number of latents that a latent may see, itself included; older ones are evicted whole.
+        The conditions' audio is not read here: each frame brings its own.
+        """
+        if window < 1:
+            raise ValueError(f"a window holds at least the latent itself, got {window}")
+        if self.config.window is not None and window > self.config.window:
+            raise ValueError(f"the model was made for windows of {self.config.window} latents, got {window}")
+        patches = (grid[0] // self.config.patch, grid[1] // self.config.patch)
+        N, M = patches[0] * patches[1], self.config.struct_tokens
+        like = self.video.embed.weight
+        reference, sinks, across = self.look_at_reference(conditions, batch, patches, like.dtype)
+        size, slim, bridges = self.config.video, self.config.struct, list(across)
+        own = [Ring(batch, window, N, size.heads, size.head_dim, like, front=1) for _ in self.video.blocks]
+        for ring, (_, v) in zip(own, sinks, strict=True):
+            ring.v[:, 0] = v
+        cache = Cache(
+            window=window,
+            grid=patches,
+            start=start,
+            video=own,
+            struct=[],
+            bridge_video=[],
+            bridge_struct=[],
+            sink=sinks,
+            bridge_sink=[across[layer] for layer in bridges],
+            reference=reference,
+            video_text=self.video.text(conditions, batch),
+            slot=torch.zeros(1, dtype=torch.long, device=like.device),
+            slot_after_front=torch.ones(1, dtype=torch.long, device=like.device),
+            struct_mask=torch.zeros(batch, 1, window, M, dtype=torch.bool, device=like.device),
+            latents=torch.full((batch,), start, dtype=torch.long, device=like.device),
+            drop_audio=conditions.drop_audio,
+        )
+        if self.struct is not None and slim is not None:
+            cache.struct = [Ring(batch, window, M, slim.heads, slim.head_dim, like) for _ in self.struct.blocks]
+            cache.struct_text = self.struct.text(conditions, batch)
+            direction = self.config.bridge.direction
+            for _ in bridges:
+                to_struct = Ring(batch, window, N, slim.heads, slim.head_dim, like)
+                to_video = Ring(batch, window, M, size.heads, size.head_dim, like)
+                cache.bridge_video.append(to_struct if direction != "struct_to_video" else None)
+                cache.bridge_struct.append(to_video if direction != "video_to_struct" else None)
+        return cache
 
-@dataclass
-class Passage:
-    """All that the blocks of both towers need for one pass, for every layer."""
+    def begin_frame(self: DualForce, cache: Cache, audio: Tensor | None, audio_valid: Tensor | None = None) -> None:
+        """Take the next frame: its sound [B,audio_span,A], its place in time, its slot. Between commits only."""
+        B, device = cache.struct_mask.shape[0], cache.slot.device
+        slot = cache.frame % cache.window
+        cache.slot.fill_(slot)
+        cache.slot_after_front.fill_(slot + 1)
+        start = cache.latents.fill_(cache.latent)
+        given = Conditions(audio=audio, audio_valid=audio_valid, drop_audio=cache.drop_audio)
+        video_time = start[:, None]
+        rest = self.rest(cache.grid, device)
+        sound = self.listen(self.video, given, B, 1)
+        cache.hold("video_heard", self.hear(self.video, cache.video_text, sound, start, 1))
+        cache.hold("video_places", self.places(self.video, video_time[..., None], rest))
+        turn = time_phase(video_time, self.config.video.head_dim, self.config.rotary_base)
+        for ring, (k, _) in zip(cache.video, cache.sink, strict=True):
+            ring.k[:, 0] = rotate(k, turn)  # the reference stands at the instant of whoever looks
+        if self.struct is not None:
+            assert cache.struct_text is not None
+            slots = self.struct_times(video_time)
+            sound = self.listen(self.struct, given, B, 1)
+            cache.hold("struct_heard", self.hear(self.struct, cache.struct_text, sound, start, 1))
+            cache.hold("struct_places", self.places(self.struct, slots, None))
+            cache.hold("clock", self.clock(video_time[..., None], slots))
+            cache.struct_mask[:, :, slot] = self.token_exists(self.struct_exists(start, 1, None))
+        cache.begun = True
 
-    video_modulation: Tensor  # [B,F,6,D]
-    video_places: Places
-    video_heard: list[Heard]
-    sinks: list[KeyValue] | None
-    video_past: list[RingView | None]
-    struct_modulation: Tensor | None = None
-    struct_places: Places | None = None
-    struct_heard: list[Heard] | None = None
-    struct_mask: Tensor | None = None  # [B,F,G,M]
-    struct_past: list[RingView | None] | None = None
-    clock: Clock | None = None
-    sights: dict[int, tuple[Sight, Sight]] | None = None  # per bridged layer: the video tower's, the struct tower's
-
-
-class DualForce(Rollout, nn.Module):
-    """The model. `forward` sees a window at once (training); `Rollout` drives it frame by frame with a cache."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        self.video = VideoTower(config)
-        self.struct = StructTower(config) if config.struct is not None else None
-        self.bridges = nn.ModuleDict()
-        if config.struct is not None:
-            for layer in config.bridge_layers:
-                bridge = Bridge(config.video, config.struct, config.bridge.direction, config.norm_eps)
-                self.bridges[str(layer)] = bridge
-        self.reset()
-
-    def reset(self) -> None:
-        """Draw fresh weights: Xavier for linear layers, zero for biases and for all that starts silent."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for tower in (self.video, self.struct):
-            if tower is not None:
-                tower.zero()
-
-    def forward(
-        self,
+    def denoise_frame(
+        self: DualForce,
+        cache: Cache,
         video: Tensor,
         struct: Tensor | None,
         sigma_video: Tensor,
         sigma_struct: Tensor | None,
-        conditions: Conditions,
-        start: Tensor | None = None,
-        struct_valid: Tensor | None = None,
     ) -> Velocity:
-        """Velocities of a window of F latents whose first is latent `start` [B] of its clip (0 when None).
+        """Velocities of the frame that was begun: video [B,16,1,H,W], struct [B,1,4,72], sigmas [B,1].
 
-        video [B,16,F,H,W] and struct [B,F,4,72] noisy; sigma_video and sigma_struct [B,F]; struct_valid [B,F,4] marks
-        struct slots that hold a measurement (the empty slots of latent 0 are found from `start`).
-        Frames past the end of a short clip need no mask here: nothing before them sees them, and the losses skip them.
+        Changes nothing but the frame's own slots, which the next call overwrites.
         """
-        B, _, F, H, W = video.shape
-        self._check(video, struct, sigma_video, sigma_struct, conditions)
-        dtype, device = self.video.embed.weight.dtype, video.device
-        start = torch.zeros(B, dtype=torch.long, device=device) if start is None else start
-        grid = (H // self.config.patch, W // self.config.patch)
+        if not cache.begun:
+            raise ValueError("begin_frame comes before denoise_frame, and once more after each commit_frame")
+        return self.pass_frame(cache, video, struct, sigma_video, sigma_struct)
 
-        reference, sinks, across = self.look_at_reference(conditions, B, grid, dtype)
-        video_time = start[:, None] + torch.arange(F, device=device)
+    def commit_frame(self: DualForce, cache: Cache, video: Tensor, struct: Tensor | None, sigma: float = 0.0) -> None:
+        """The frame is final: store its keys and values as seen at noise level `sigma`, and move to the next.
+
+        At sigma > 0 pass the frame with that much noise in it, as in training.
+        """
+        level = torch.full((video.shape[0], 1), sigma, device=video.device)
+        self.denoise_frame(cache, video, struct, level, None if struct is None else level)
+        cache.frame += 1
+        cache.begun = False
+
+    def pass_frame(
+        self: DualForce,
+        cache: Cache,
+        video: Tensor,
+        struct: Tensor | None,
+        sigma_video: Tensor,
+        sigma_struct: Tensor | None,
+    ) -> Velocity:
+        """One pass of the current frame through both towers, against the rings. Static shapes, no host reads."""
+        from dualforce_model.model.dualforce import Passage, Velocity
+
+        self._check(video, struct, sigma_video, sigma_struct, Conditions())
+        dtype, seen = self.video.embed.weight.dtype, cache.visible
         level, modulation = self.video.noise(sigma_video)
-        rest = self.rest(grid, device)
-        text = self.video.text(conditions, B)
-        seen = frames_seen(F, self.config.window, device)
-        passage = Passage(
-            modulation,
-            self.places(self.video, video_time[..., None], rest),
-            self.hear(self.video, text, self.listen(self.video, conditions, B, F), start, F),
-            sinks,
-            [None] * len(self.video.blocks),
-        )
-        x = self.video.tokens(video.to(dtype), reference)
+        past = [ring.view(cache.slot_after_front, seen) for ring in cache.video]
+        assert cache.video_places is not None
+        passage = Passage(modulation, cache.video_places, cache.video_heard, None, past)
+        x = self.video.tokens(video.to(dtype), cache.reference)
         if self.struct is None:
             x, _ = self.run(x, None, passage)
-            return Velocity(self.video.velocity(x, level, grid), None)
+            return Velocity(self.video.velocity(x, level, cache.grid), None)
 
         assert struct is not None and sigma_struct is not None
-        exists = self.struct_exists(start, F, struct_valid)
         struct_level, passage.struct_modulation = self.struct.noise(sigma_struct)
-        slots = self.struct_times(video_time)
-        passage.struct_places = self.places(self.struct, slots, None)
-        struct_text = self.struct.text(conditions, B)
-        sound = self.listen(self.struct, conditions, B, F)
-        passage.struct_heard = self.hear(self.struct, struct_text, sound, start, F)
-        token_exists = self.token_exists(exists)
-        passage.struct_mask = seen[None, :, :, None] & token_exists[:, None]
-        passage.struct_past = [None] * len(self.struct.blocks)
-        passage.clock = self.clock(video_time[..., None], slots)
-        to_struct = seen[None, :, :, None].expand(1, F, F, x.shape[2])
-        passage.sights = {layer: (Sight(passage.struct_mask), Sight(to_struct, sink)) for layer, sink in across.items()}
+        passage.struct_places, passage.struct_heard = cache.struct_places, cache.struct_heard
+        passage.struct_mask = cache.struct_mask[:, :, :seen]
+        passage.struct_past = [ring.view(cache.slot, seen) for ring in cache.struct]
+        passage.clock = cache.clock
+        passage.sights = {}
+        for n, layer in enumerate(self.config.bridge_layers):
+            to_video, to_struct = cache.bridge_struct[n], cache.bridge_video[n]
+            passage.sights[layer] = (
+                Sight(passage.struct_mask, None, None if to_video is None else to_video.view(cache.slot, seen)),
+                Sight(None, cache.bridge_sink[n], None if to_struct is None else to_struct.view(cache.slot, seen)),
+            )
+        exists = self.struct_exists(cache.latents, 1, None)
         x, s = self.run(x, self.struct.tokens(struct.to(dtype), exists), passage)
         assert s is not None
-        return Velocity(self.video.velocity(x, level, grid), self.struct.velocity(s, struct_level))
-
-    def run(self, x: Tensor, s: Tensor | None, passage: Passage) -> tuple[Tensor, Tensor | None]:
-        """Both towers, block by block: x [B,F,N,D] and s [B,F,M,D]; bridged where the configuration says."""
-        reached = 0
-        for i, block in enumerate(self.video.blocks):
-            if str(i) in self.bridges:
-                assert s is not None and passage.sights is not None
-                s, reached = self.run_struct(s, passage, reached, self.config.struct_layer(i))
-                x, s = self.bridges[str(i)](x, s, passage.clock, *passage.sights[i])
-            sink = None if passage.sinks is None else passage.sinks[i]
-            x = block(
-                x,
-                passage.video_modulation,
-                passage.video_places,
-                passage.video_heard[i],
-                sink=sink,
-                past=passage.video_past[i],
-            )
-        if s is not None:
-            assert self.struct is not None
-            s, _ = self.run_struct(s, passage, reached, len(self.struct.blocks))
-        return x, s
-
-    def run_struct(self, s: Tensor, passage: Passage, first: int, last: int) -> tuple[Tensor, int]:
-        """Struct blocks first .. last-1."""
-        assert self.struct is not None and passage.struct_heard is not None and passage.struct_past is not None
-        for i in range(first, last):
-            s = self.struct.blocks[i](
-                s,
-                passage.struct_modulation,
-                passage.struct_places,
-                passage.struct_heard[i],
-                mask=passage.struct_mask,
-                past=passage.struct_past[i],
-            )
-        return s, last
-
-    # -- where tokens stand ------------------------------------------------------------------------------------------
-
-    def rest(self, grid: tuple[int, int], device: torch.device) -> Phase:
-        """Phase of the video tokens of one frame at rest in time: [N,d/2]."""
-        return space_phase(*grid, self.config.video.head_dim, self.config.rotary_base, device)
-
-    def struct_times(self, latent: Tensor) -> Tensor:
-        """Latent times [B,F,M] of the struct tokens of latents [B,F]; the single packed token stands at the last."""
-        slot = torch.arange(STRIDE, device=latent.device)[-self.config.struct_tokens :]
-        return latent[..., None] + (slot - FRONT_FRAMES) / STRIDE
-
-    def places(self, tower: Tower, time: Tensor, rest: Phase | None) -> Places:
-        """Phases of tokens at latent times [B,F,N or 1], for the heads of `tower`."""
-        size = self.config.video if tower is self.video else self.config.struct
-        assert size is not None
-        turn = time_phase(time, size.head_dim, self.config.rotary_base)
-        if rest is None:
-            return Places(turn, None, turn)
-        cos, sin = (part.expand(*time.shape[:2], rest[0].shape[0], -1) for part in turn)
-        c = cos.shape[-1]
-        full = tuple(
-            torch.cat([p, r[None, None, :, c:].expand(*p.shape[:3], -1)], -1)
-            for p, r in zip((cos, sin), rest, strict=True)
-        )
-        return Places(full, rest, turn)  # type: ignore[arg-type]
-
-    def clock(self, video: Tensor, struct: Tensor) -> Clock:
-        """Time phases of video tokens at [B,F,1] and struct tokens at [B,F,M], in the frequencies of both towers."""
-        assert self.config.struct is not None
-        dims, base = (self.config.video.head_dim, self.config.struct.head_dim), self.config.rotary_base
-        return Clock(*(time_phase(time, dim, base) for dim in dims for time in (video, struct)))
-
-    # -- what exists and what is seen --------------------------------------------------------------------------------
-
-    def struct_exists(self, start: Tensor, frames: int, valid: Tensor | None) -> Tensor:
-        """Struct slots [B,F,4] that hold a raw frame of the clip (latent 0 holds one) and, if given, are valid."""
-        latent = start[:, None] + torch.arange(frames, device=start.device)
-        raw = STRIDE * latent[..., None] + torch.arange(STRIDE, device=start.device) - FRONT_FRAMES
-        return raw >= 0 if valid is None else (raw >= 0) & valid
-
-    def token_exists(self, slots: Tensor) -> Tensor:
-        """Struct tokens [B,F,M] that may be seen. The last token of a latent always is, so no query sees nothing."""
-        tokens = slots.unflatten(2, (self.config.struct_tokens, -1)).any(-1)
-        last = torch.arange(tokens.shape[-1], device=tokens.device) == tokens.shape[-1] - 1
-        return tokens | last
-
-    def look_at_reference(
-        self, given: Conditions, batch: int, grid: tuple[int, int], dtype: torch.dtype
-    ) -> tuple[Tensor | None, list[KeyValue], dict[int, KeyValue | None]]:
-        """The reference as condition channels (zero where dropped), and its keys and values for every layer."""
-        picture = None if given.reference is None else given.reference.to(dtype)
-        block = self.video.reference_tokens(picture, given.drop_reference, batch, grid[0] * grid[1])
-        bridges = {int(layer): bridge for layer, bridge in self.bridges.items()}
-        own, across = self.video.sinks(block, self.rest(grid, block.device), bridges)
-        if picture is not None and given.drop_reference is not None:
-            picture = picture.masked_fill(given.drop_reference[:, None, None, None], 0.0)
-        return picture, own, across
-
-    def listen(self, tower: Tower, given: Conditions, batch: int, frames: int) -> Tensor | None:
-        """Audio tokens [B,left+8F+lookahead,D] of a tower, or None when it has no block that hears."""
-        if tower.audio is None:
-            return None
-        n = AUDIO_PER_LATENT * (frames - 1) + self.config.audio_span
-        if given.audio is not None and given.audio.shape[1] != n:
-            raise ValueError(f"{frames} latents hear {n} audio features, got {given.audio.shape[1]}")
-        return tower.audio(given.audio, given.audio_valid, given.drop_audio, batch, n)
-
-    def hear(
-        self, tower: Tower, text: tuple[Tensor, Tensor], sound: Tensor | None, start: Tensor, frames: int
-    ) -> list[Heard]:
-        """Keys and values of text and sound for every block of a tower."""
-        size = self.config.video if tower is self.video else self.config.struct
-        assert size is not None
-        n = AUDIO_PER_LATENT * (frames - 1) + self.config.audio_span
-        first = AUDIO_PER_LATENT * start - FRONT_AUDIO - self.config.audio_left
-        feature = first[:, None] + torch.arange(n, device=start.device)
-        phase = time_phase(feature / AUDIO_PER_LATENT, size.head_dim, self.config.rotary_base)
-        return [block.hear(*text, sound, phase, self.config.audio_span) for block in tower.blocks]
-
-    def _check(
-        self, video: Tensor, struct: Tensor | None, sigma_video: Tensor, sigma_struct: Tensor | None, given: Conditions
-    ) -> None:
-        B, C, F = video.shape[:3]
-        if self.config.latent_channels != C:
-            raise ValueError(f"the model reads {self.config.latent_channels} latent channels, got {C}")
-        if sigma_video.shape != (B, F):
-            raise ValueError(f"sigma_video is one per frame {(B, F)}, got {tuple(sigma_video.shape)}")
-        if given.reference is not None and given.reference.shape != (B, C, *video.shape[3:]):
-            raise ValueError(f"the reference is {(B, C, *video.shape[3:])}, got {tuple(given.reference.shape)}")
-        if (struct is None) != (self.struct is None):
-            raise ValueError("a struct stream goes with a struct tower, and the other way round")
-        if struct is not None:
-            if struct.shape != (B, F, STRIDE, self.config.struct_dim):
-                raise ValueError(f"struct is {(B, F, STRIDE, self.config.struct_dim)}, got {tuple(struct.shape)}")
-            if sigma_struct is None or sigma_struct.shape != (B, F):
-                raise ValueError(f"sigma_struct is one per frame {(B, F)}")
-
-
-def frames_seen(frames: int, window: int | None, device: torch.device) -> Tensor:
-    """[F,F] True where the row's frame may see the column's: not later, and inside the window."""
-    behind = torch.arange(frames, device=device)[:, None] - torch.arange(frames, device=device)
-    return (behind >= 0) if window is None else (behind >= 0) & (behind < window)
-
-
-def without(given: Conditions, **dropped: bool) -> Conditions:
-    """The same conditions with some replaced by their nulls for all samples: `without(given, audio=True)`."""
-    return replace(given, **{name: None for name, drop in dropped.items() if drop})
+        return Velocity(self.video.velocity(x, level, cache.grid), self.struct.velocity(s, struct_level))

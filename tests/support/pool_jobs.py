@@ -1,0 +1,22 @@
+"""Work for real worker processes; in a module of its own, since they import it by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def job(item):
+    kind, value = item
+    if kind == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "hang":
+        time.sleep(600)
+    if kind == "raise":
+        raise ValueError(value)
+    if kind == "die once" and not Path(value).exists():
+        Path(value).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value

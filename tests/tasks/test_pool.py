@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pool_jobs import job
+
+from tasks.pool import Pool, WorkerDied, WorkerHung
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def results(pool: Pool, items, timeout=60.0):
+    out = dict(pool.map(job, items, timeout))
+    pool.close()
+    assert sorted(out) == list(range(len(items)))
+    return out
+
+
+def test_an_item_that_kills_its_worker_is_named_and_the_others_live():
+    items = [("ok", n) for n in range(8)]
+    items[3] = ("die", None)
+    out = results(Pool(2), items)
+    assert isinstance(out.pop(3), WorkerDied)
+    assert out == {n: n for n in (0, 1, 2, 4, 5, 6, 7)}
+
+
+def test_a_worker_killed_from_outside_costs_nothing(tmp_path):
+    items = [("ok", 0), ("die once", str(tmp_path / "mark")), ("ok", 2)]
+    assert results(Pool(2), items) == {0: 0, 1: str(tmp_path / "mark"), 2: 2}
+
+
+def test_a_hanging_item_is_stopped_and_named():
+    out = results(Pool(2), [("ok", 0), ("hang", None), ("ok", 2)], timeout=2.0)
+    assert isinstance(out[1], WorkerHung)
+    assert (out[0], out[2]) == (0, 2)
+
+
+def test_an_error_belongs_to_its_item():
+    out = results(Pool(1), [("raise", "broken"), ("ok", 1)])
+    assert isinstance(out[0], ValueError)
+    assert out[1] == 1
+
+
+def test_workers_leave_when_their_parent_is_killed(tmp_path):
+    code = (
+        "import sys, os, signal\nfrom pathlib import Path\nfrom tasks.pool import Pool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = Pool(2)\n    list(pool.map(abs, [1, 2, 3], 60))\n"
+        "    print(*pool.pids(), flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=env)
+    pids = [int(p) for p in done.stdout.split()]
+    assert len(pids) >= 1
+    end = time.monotonic() + 30
+    while any(_running(p) for p in pids):
+        assert time.monotonic() < end, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def _running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
