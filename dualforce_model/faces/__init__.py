@@ -1,0 +1,11 @@
+"""Where the faces are: shots, tracks, one steady square crop per track, landmarks. It knows nothing of verdicts or models.
+
+A source is read twice, one frame at a time. `scan` finds shots and face tracks; `crop` renders the clips and measures
+every frame once, so that later stages neither detect faces nor decode the source again.
+"""
+
+from dualforce_model.faces.config import VERSION, FaceCropConfig
+from dualforce_model.faces.crop import crop_source
+from dualforce_model.faces.picture import crop_picture
+
+__all__ = ["VERSION", "FaceCropConfig", "crop_picture", "crop_source"]

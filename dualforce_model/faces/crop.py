@@ -1,0 +1,189 @@
+"""From a source video to clips: find the faces, then render and measure each crop in one more reading."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualforce_model.errors import Rejected
+from dualforce_model.faces.config import VERSION, FaceCropConfig
+from dualforce_model.faces.detect import cut
+from dualforce_model.faces.mesh import FaceMeter
+from dualforce_model.faces.plan import Plan, plan
+from dualforce_model.faces.scan import scan
+from dualforce_model.media import Clip, GridReader, SourceInfo, VideoWriter, probe, read_audio
+from dualforce_model.store import digest_file, publish, write_json, write_tensors
+from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+
+MESH_PX = 256  # landmarks are measured at this size or larger, whatever the clips' size
+
+
+def crop_source(path: Path, source_id: str, identity: str, out: Path, config: FaceCropConfig) -> list[dict[str, Any]]:
+    """Make the clips of one source video in `out`; returns their side-cars, in the order of the source.
+
+    For each face track and shot: `<clip>.mp4` (`config.size` square, 25 fps, 16 kHz mono FLAC), `<clip>.landmarks.
+    safetensors` (arrays of `faces.mesh.ARRAYS`) and, last, `<clip>.json`. Clips with several faces are made as well:
+    the verdict is the quality filter's. Reads the source twice, holding one frame and one clip's sound at a time.
+
+    Raises Rejected no_face, too_short; BadInput as `media.probe`, `media.GridReader` and `media.read_audio` do.
+    """
+    info = probe(path)
+    reader = GridReader(path)
+    found = scan(reader, config)
+    plans, shots = plan(found, config)
+    if not plans:
+        raise _nothing(path, found.frames, shots, found.looks)
+    source = asdict(info) | {
+        "decoded_frames": reader.decoded,
+        "decode_errors": reader.decode_errors,
+        "grid_frames": found.frames,
+        "shots": shots,
+    }
+    return _render(path, plans, reader, info, source, (source_id, identity), out, config)
+
+
+def _render(
+    path: Path,
+    plans: list[Plan],
+    facts: GridReader,
+    info: SourceInfo,
+    source: dict[str, Any],
+    names: tuple[str, str],
+    out: Path,
+    config: FaceCropConfig,
+) -> list[dict[str, Any]]:
+    waiting, sidecars = sorted(plans, key=lambda p: (p.first, p.index)), []
+    active: list[_Rendering] = []
+    with ExitStack() as cleanup:
+        for frame in GridReader(path):
+            while waiting and waiting[0].first == frame.index:
+                active.append(_Rendering(path, waiting.pop(0), facts, info, names, out, config))
+                cleanup.push(active[-1].abandon)
+            if not active:
+                if not waiting:
+                    break
+                continue
+            picture = frame.picture.rgb()
+            for rendering in active:
+                rendering.add(picture, frame.index, frame.fresh)
+            for rendering in [r for r in active if r.plan.last == frame.index + 1]:
+                sidecars.append(rendering.finish(source))
+                active.remove(rendering)
+    return sidecars
+
+
+class _Rendering:
+    """One clip while it is being written."""
+
+    def __init__(
+        self,
+        path: Path,
+        plan: Plan,
+        facts: GridReader,
+        info: SourceInfo,
+        names: tuple[str, str],
+        out: Path,
+        config: FaceCropConfig,
+    ):
+        self.plan, self.facts, self.config = plan, facts, config
+        self.source_id, self.identity = names
+        self.clip = Clip(out, f"{self.source_id}-s{plan.shot}t{plan.index}")
+        self.start_s = facts.origin_s + plan.first / FPS
+        audio, self.covered = None, 0.0
+        if info.audio is not None:
+            audio, self.covered = read_audio(path, self.start_s, plan.frames * SAMPLES_PER_FRAME)
+        self.clip.sidecar.unlink(missing_ok=True)  # an older clip of this name ends here
+        self._files = ExitStack()
+        temporary = self._files.enter_context(publish(self.clip.video))
+        self._writer = self._files.enter_context(VideoWriter(temporary, (config.size, config.size), audio, SAMPLE_RATE))
+        self._meter = FaceMeter(config.size)
+        self._before: np.ndarray | None = None
+
+    def add(self, picture: np.ndarray, frame: int, fresh: bool) -> None:
+        if fresh or self._before is None:
+            side = self.plan.side
+            crop = cut(picture, self.plan.left, self.plan.top, side, max(self.config.size, MESH_PX))
+            self._meter.measure(crop, True, self.plan.expected(frame))
+            self._before = crop if len(crop) == self.config.size else cut(crop, 0, 0, len(crop), self.config.size)
+        else:
+            self._meter.measure(self._before, False, self.plan.expected(frame))
+        self._writer.write(self._before)
+
+    def abandon(self, kind: Any, value: Any, trace: Any) -> None:
+        """On the way out of a failed run: nothing half-made stays. Does nothing after `finish`."""
+        if kind is not None:
+            self._meter.close()
+            self._files.__exit__(kind, value, trace)
+
+    def finish(self, source: dict[str, Any]) -> dict[str, Any]:
+        self._files.close()
+        self._meter.close()
+        plan, clip = self.plan, self.clip
+        arrays = self._meter.arrays()
+        provenance = {
+            "identity": self.identity,
+            "clip_id": clip.clip_id,
+            "feature": "landmarks",
+            "backend": self.config.backend,
+            "version": VERSION,
+        }
+        write_tensors(clip.landmarks, arrays, provenance)
+        pixels = plan.side / self.config.size  # source pixels per clip pixel
+        sidecar = {
+            "identity": self.identity,
+            "clip_id": clip.clip_id,
+            "source_id": self.source_id,
+            "frames": plan.frames,
+            "size": self.config.size,
+            "start_s": round(self.start_s, 6),
+            "box": [plan.left, plan.top, plan.side, plan.side],
+            "shot": plan.shot,
+            "track": plan.index,
+            "video_sha256": digest_file(clip.video),
+            "landmarks_sha256": digest_file(clip.landmarks),
+            "audio_coverage": round(self.covered, 6),
+            "longest_gap_s": round(self._longest_gap(), 6),
+            "faces": {
+                "face_px": round(_face_px(arrays) * pixels, 2),
+                "coverage": round(float(arrays["valid"].mean()), 6),
+                "faces_max": plan.faces_max,
+                "multi_face_share": round(plan.multi_face_share, 6),
+                "other_face_px": round(plan.other_face_px, 2),
+                "padding": round(_padding(plan, self.facts), 6),
+            },
+            "source": source,
+        }
+        write_json(clip.sidecar, sidecar)
+        return sidecar
+
+    def _longest_gap(self) -> float:
+        inside = [s for at, s in self.facts.gaps if at < self.plan.last and at + s * FPS > self.plan.first]
+        return max(inside, default=0.0)
+
+
+def _face_px(arrays: dict[str, np.ndarray]) -> float:
+    """Median size of the face in clip pixels: geometric mean of the mesh's width and height (brow to chin, ear to ear)."""
+    points = arrays["landmarks"][arrays["valid"]][:, :, :2]
+    if not len(points):
+        return 0.0
+    spans = points.max(1) - points.min(1)
+    return float(np.median(np.sqrt(spans[:, 0] * spans[:, 1])))
+
+
+def _padding(plan: Plan, facts: GridReader) -> float:
+    """Share of the crop that lies outside the source picture and is black."""
+    width = min(plan.left + plan.side, facts.width) - max(plan.left, 0)
+    height = min(plan.top + plan.side, facts.height) - max(plan.top, 0)
+    return 1 - max(0, width) * max(0, height) / plan.side**2
+
+
+def _nothing(path: Path, frames: int, shots: int, looks: list[tuple[int, list]]) -> Rejected:
+    if not shots:
+        return Rejected("too_short", f"{path.name!r} has {frames / FPS:.2f} s in shots too short to hold a clip")
+    seen = sum(bool(faces) for _, faces in looks)
+    what = f"; in {seen} there is something like a face, but no human one that lasts" if seen else ""
+    return Rejected("no_face", f"{path.name!r}: no human face in {len(looks)} pictures looked at{what}")
