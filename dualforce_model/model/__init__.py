@@ -1,13 +1,14 @@
 """The model: two causal towers, their bridge, their conditions and their cache. It knows tensors, not files of clips.
 
-Read in this order: `config`, `rotary`, `attention`, `block`, `bridge`, `conditioning`, `towers`, `dualforce`, `cache`,
-`rollout`, `hearing`; then `triangle` (the same attention, fast), `files` and `wan` (weights in and out).
+Read in this order: `config`, `rotary`, `attention`, `block`, `bridge`, `conditioning`, `towers`, `duo`, `cache`,
+`dualforce`, `hearing`; then `triangle` (the same attention, fast), `files` and `wan` (weights in and out).
 """
 
 from dualforce_model.model.cache import Cache
 from dualforce_model.model.conditioning import Conditions
 from dualforce_model.model.config import BridgeConfig, ModelConfig, TowerConfig, preset, presets
-from dualforce_model.model.dualforce import DualForce, Velocity, without
+from dualforce_model.model.dualforce import DualForce
+from dualforce_model.model.duo import Velocity, without
 from dualforce_model.model.files import WeightsError, from_pretrained, save_pretrained
 from dualforce_model.model.hearing import audio_window
 

@@ -47,10 +47,11 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k normed over the whole width, v; each [..., H, d], not yet turned."""
+        """Queries and keys normed over the whole width, and values; each [..., H, d], not yet turned."""
         q, k, v = self.qkv(x).chunk(3, -1)
         q, k = self.norm_q(q), self.norm_k(k)
-        return tuple(part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))  # type: ignore[return-value]
+        q, k, v = (part.reshape(*x.shape[:-1], self.heads, -1) for part in (q, k, v))
+        return q, k, v
 
     def forward(
         self, x: Tensor, places: Places, sink: KeyValue | None, mask: Tensor | None, past: RingView | None
@@ -72,9 +73,13 @@ class SelfAttention(nn.Module):
 
     def reference(self, x: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
         """The reference picture [B,N,D] sees itself; also gives its keys and values, at rest in time."""
-        q, k, v = self.project(x)
-        q, k = rotate(q, rest), rotate(k, rest)
+        q, (k, v) = self.sink(x, rest)
         return self.out(dense_attention(q, k, v).reshape(x.shape)), (k, v)
+
+    def sink(self, x: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
+        """Queries, and keys with values, of the reference picture [B,N,D]: [B,N,H,d] each."""
+        q, k, v = self.project(x)
+        return rotate(q, rest), (rotate(k, rest), v)
 
 
 class CrossAttention(nn.Module):
@@ -141,14 +146,18 @@ class Block(nn.Module):
             x = x + self.audio(self.norm_audio(x), heard.audio, None, places.time)
         return gated(x, ffn_gate, self.feed_forward(modulated(x, ffn_shift, ffn_scale, self.eps)))
 
-    def reference(self, x: Tensor, modulation: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
-        """The block for the reference picture x [B,N,D] at modulation [B,1,6,D].
+    def reference(self, x: Tensor, modulation: Tensor, rest: Phase, last: bool) -> tuple[Tensor, KeyValue]:
+        """The block for the reference picture x [B,N,D] at modulation [B,1,6,D], and its keys and values.
 
         It hears neither text nor audio and sees no frame: its keys depend on the picture alone and never grow old.
+        In the last block nothing asks for more than the keys.
         """
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.steer(modulation)
         x = x[:, None]
-        change, sink = self.attention.reference(modulated(x, shift, scale, self.eps)[:, 0], rest)
+        still = modulated(x, shift, scale, self.eps)[:, 0]
+        if last:
+            return x[:, 0], self.attention.sink(still, rest)[1]
+        change, sink = self.attention.reference(still, rest)
         x = gated(x, gate, change[:, None])
         return gated(x, ffn_gate, self.feed_forward(modulated(x, ffn_shift, ffn_scale, self.eps)))[:, 0], sink
 

@@ -39,7 +39,7 @@ class Gaze(nn.Module):
         self.gate = nn.Parameter(torch.zeros(width))
 
     def keys(self, source: Tensor) -> KeyValue:
-        """k and v [...,H,d] of source [...,source], at rest in time."""
+        """Keys and values [...,H,d] of source [...,source], at rest in time."""
         k, v = self.kv(self.norm_source(source)).chunk(2, -1)
         return self.norm_k(k).unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
 

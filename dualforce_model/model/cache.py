@@ -2,8 +2,8 @@
 
 B batch, W frames a frame may see (itself included), M tokens per frame, H heads, d head dim.
 
-A frame owns one slot of every ring while it is denoised and overwrites it at each step; the frame is *committed* when it
-is final, and only then does the next frame take the next slot. So denoising never appends, nothing is concatenated, and
+A frame owns one slot of every ring while it is denoised and overwrites it at each step; it is *committed* when it is
+final, and only then does the next frame take the next slot. So denoising never appends, nothing is concatenated, and
 the oldest frame leaves whole, exactly when it leaves the window. Slots are in no order in time: keys carry their own
 absolute positions. All tensors keep their addresses over a rollout, so that a CUDA graph can be replayed on them.
 """

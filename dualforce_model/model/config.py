@@ -86,6 +86,7 @@ class ModelConfig:
     patch: int = 2
     struct_dim: int = 72
     struct_tokens: Literal[1, 4] = 4  # per latent; 1 packs the four raw frames of a latent into one token
+    flame_dim: int = 56  # FLAME parameters that a face shows: 50 expression, 3 jaw, 3 pose; 0: no such readout
     audio_dim: int = 1024
     audio_left_ms: int = 320  # sound heard before a latent begins
     audio_lookahead_ms: int = 80  # sound heard after a latent ends; also the latency that it costs when streaming

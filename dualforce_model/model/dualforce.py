@@ -1,4 +1,4 @@
-"""Driving the model one latent frame at a time, with the cache of `cache`.
+"""DualForce, the model: what `Duo` computes for a window at once, also one latent frame at a time, with a cache.
 
     cache = model.new_cache(conditions, grid, window=20)      # looks at the reference and the text once
     for each frame:
@@ -11,25 +11,21 @@ B batch, H×W latent cells, N video tokens, M struct tokens per frame.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from dualforce_model.model.bridge import Sight
 from dualforce_model.model.cache import Cache, Ring
 from dualforce_model.model.conditioning import Conditions
+from dualforce_model.model.duo import Duo, Passage, Velocity
 from dualforce_model.model.rotary import rotate, time_phase
 
-if TYPE_CHECKING:
-    from dualforce_model.model.dualforce import DualForce, Velocity
 
-
-class Rollout:
-    """The frame-by-frame half of `DualForce`."""
+class DualForce(Duo):
+    """The model. `forward` sees a window at once (training); the methods here drive it frame by frame."""
 
     def new_cache(
-        self: DualForce, conditions: Conditions, grid: tuple[int, int], batch: int, window: int, start: int = 0
+        self, conditions: Conditions, grid: tuple[int, int], batch: int, window: int, start: int = 0
     ) -> Cache:
         """An empty cache for `batch` samples in step, on a latent grid H×W, whose first frame is latent `start`.
 
@@ -77,7 +73,7 @@ class Rollout:
                 cache.bridge_struct.append(to_video if direction != "video_to_struct" else None)
         return cache
 
-    def begin_frame(self: DualForce, cache: Cache, audio: Tensor | None, audio_valid: Tensor | None = None) -> None:
+    def begin_frame(self, cache: Cache, audio: Tensor | None, audio_valid: Tensor | None = None) -> None:
         """Take the next frame: its sound [B,audio_span,A], its place in time, its slot. Between commits only."""
         B, device = cache.struct_mask.shape[0], cache.slot.device
         slot = cache.frame % cache.window
@@ -104,7 +100,7 @@ class Rollout:
         cache.begun = True
 
     def denoise_frame(
-        self: DualForce,
+        self,
         cache: Cache,
         video: Tensor,
         struct: Tensor | None,
@@ -119,7 +115,7 @@ class Rollout:
             raise ValueError("begin_frame comes before denoise_frame, and once more after each commit_frame")
         return self.pass_frame(cache, video, struct, sigma_video, sigma_struct)
 
-    def commit_frame(self: DualForce, cache: Cache, video: Tensor, struct: Tensor | None, sigma: float = 0.0) -> None:
+    def commit_frame(self, cache: Cache, video: Tensor, struct: Tensor | None, sigma: float = 0.0) -> None:
         """The frame is final: store its keys and values as seen at noise level `sigma`, and move to the next.
 
         At sigma > 0 pass the frame with that much noise in it, as in training.
@@ -130,7 +126,7 @@ class Rollout:
         cache.begun = False
 
     def pass_frame(
-        self: DualForce,
+        self,
         cache: Cache,
         video: Tensor,
         struct: Tensor | None,
@@ -138,8 +134,6 @@ class Rollout:
         sigma_struct: Tensor | None,
     ) -> Velocity:
         """One pass of the current frame through both towers, against the rings. Static shapes, no host reads."""
-        from dualforce_model.model.dualforce import Passage, Velocity
-
         self._check(video, struct, sigma_video, sigma_struct, Conditions())
         dtype, seen = self.video.embed.weight.dtype, cache.visible
         level, modulation = self.video.noise(sigma_video)
@@ -151,7 +145,8 @@ class Rollout:
             x, _ = self.run(x, None, passage)
             return Velocity(self.video.velocity(x, level, cache.grid), None)
 
-        assert struct is not None and sigma_struct is not None
+        assert struct is not None
+        assert sigma_struct is not None
         struct_level, passage.struct_modulation = self.struct.noise(sigma_struct)
         passage.struct_places, passage.struct_heard = cache.struct_places, cache.struct_heard
         passage.struct_mask = cache.struct_mask[:, :, :seen]
@@ -167,4 +162,6 @@ class Rollout:
         exists = self.struct_exists(cache.latents, 1, None)
         x, s = self.run(x, self.struct.tokens(struct.to(dtype), exists), passage)
         assert s is not None
-        return Velocity(self.video.velocity(x, level, cache.grid), self.struct.velocity(s, struct_level))
+        velocity = self.struct.velocity(s, struct_level)
+        flame = self.struct.read_flame(struct.float() - sigma_struct[..., None, None] * velocity)
+        return Velocity(self.video.velocity(x, level, cache.grid), velocity, flame)

@@ -1,4 +1,4 @@
-"""DualForce: a video tower and a struct tower that denoise one talking head together, frame by frame.
+"""The two towers over a whole window at once: one talking head denoised by a video tower and a struct tower together.
 
 B batch, F latent frames, H×W latent cells, N video tokens per frame, M struct tokens per frame (4 or 1), D width.
 Velocity = noise - clean (rectified flow); sigma is the share of noise, one per latent frame and stream.
@@ -6,8 +6,9 @@ Velocity = noise - clean (rectified flow); sigma is the share of noise, one per 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,21 @@ from dualforce_model.model.bridge import Bridge, Clock, Sight
 from dualforce_model.model.cache import RingView
 from dualforce_model.model.conditioning import Conditions
 from dualforce_model.model.config import ModelConfig
-from dualforce_model.model.rollout import Rollout
 from dualforce_model.model.rotary import Phase, space_phase, time_phase
 from dualforce_model.model.towers import StructTower, Tower, VideoTower
 from dualforce_model.timeline import AUDIO_PER_LATENT, FRONT_AUDIO, FRONT_FRAMES, STRIDE
 
 
 class Velocity(NamedTuple):
-    """video [B,16,F,H,W] and struct [B,F,4,72] (None without a struct tower), fp32."""
+    """Velocities video [B,16,F,H,W] and struct [B,F,4,72], and flame [B,F,4,P]; all fp32.
+
+    flame is what the clean struct that the struct velocity points at says of the FLAME parameters. struct and flame are
+    None without a struct tower, flame also without `flame_dim`.
+    """
 
     video: Tensor
     struct: Tensor | None
+    flame: Tensor | None = None
 
 
 @dataclass
@@ -38,18 +43,18 @@ class Passage:
     video_places: Places
     video_heard: list[Heard]
     sinks: list[KeyValue] | None
-    video_past: list[RingView | None]
+    video_past: Sequence[RingView | None]
     struct_modulation: Tensor | None = None
     struct_places: Places | None = None
     struct_heard: list[Heard] | None = None
     struct_mask: Tensor | None = None  # [B,F,G,M]
-    struct_past: list[RingView | None] | None = None
+    struct_past: Sequence[RingView | None] | None = None
     clock: Clock | None = None
     sights: dict[int, tuple[Sight, Sight]] | None = None  # per bridged layer: the video tower's, the struct tower's
 
 
-class DualForce(Rollout, nn.Module):
-    """The model. `forward` sees a window at once (training); `Rollout` drives it frame by frame with a cache."""
+class Duo(nn.Module):
+    """Both towers and their bridge, as trained. `DualForce` adds the frame-by-frame half."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -113,7 +118,8 @@ class DualForce(Rollout, nn.Module):
             x, _ = self.run(x, None, passage)
             return Velocity(self.video.velocity(x, level, grid), None)
 
-        assert struct is not None and sigma_struct is not None
+        assert struct is not None
+        assert sigma_struct is not None
         exists = self.struct_exists(start, F, struct_valid)
         struct_level, passage.struct_modulation = self.struct.noise(sigma_struct)
         slots = self.struct_times(video_time)
@@ -129,14 +135,17 @@ class DualForce(Rollout, nn.Module):
         passage.sights = {layer: (Sight(passage.struct_mask), Sight(to_struct, sink)) for layer, sink in across.items()}
         x, s = self.run(x, self.struct.tokens(struct.to(dtype), exists), passage)
         assert s is not None
-        return Velocity(self.video.velocity(x, level, grid), self.struct.velocity(s, struct_level))
+        velocity = self.struct.velocity(s, struct_level)
+        flame = self.struct.read_flame(struct.float() - sigma_struct[..., None, None] * velocity)
+        return Velocity(self.video.velocity(x, level, grid), velocity, flame)
 
     def run(self, x: Tensor, s: Tensor | None, passage: Passage) -> tuple[Tensor, Tensor | None]:
         """Both towers, block by block: x [B,F,N,D] and s [B,F,M,D]; bridged where the configuration says."""
         reached = 0
         for i, block in enumerate(self.video.blocks):
             if str(i) in self.bridges:
-                assert s is not None and passage.sights is not None
+                assert s is not None
+                assert passage.sights is not None
                 s, reached = self.run_struct(s, passage, reached, self.config.struct_layer(i))
                 x, s = self.bridges[str(i)](x, s, passage.clock, *passage.sights[i])
             sink = None if passage.sinks is None else passage.sinks[i]
@@ -155,7 +164,9 @@ class DualForce(Rollout, nn.Module):
 
     def run_struct(self, s: Tensor, passage: Passage, first: int, last: int) -> tuple[Tensor, int]:
         """Struct blocks first .. last-1."""
-        assert self.struct is not None and passage.struct_heard is not None and passage.struct_past is not None
+        assert self.struct is not None
+        assert passage.struct_heard is not None
+        assert passage.struct_past is not None
         for i in range(first, last):
             s = self.struct.blocks[i](
                 s,
@@ -209,7 +220,7 @@ class DualForce(Rollout, nn.Module):
 
     def token_exists(self, slots: Tensor) -> Tensor:
         """Struct tokens [B,F,M] that may be seen. The last token of a latent always is, so no query sees nothing."""
-        tokens = slots.unflatten(2, (self.config.struct_tokens, -1)).any(-1)
+        tokens = slots.reshape(*slots.shape[:2], self.config.struct_tokens, -1).any(-1)
         last = torch.arange(tokens.shape[-1], device=tokens.device) == tokens.shape[-1] - 1
         return tokens | last
 
@@ -219,7 +230,7 @@ class DualForce(Rollout, nn.Module):
         """The reference as condition channels (zero where dropped), and its keys and values for every layer."""
         picture = None if given.reference is None else given.reference.to(dtype)
         block = self.video.reference_tokens(picture, given.drop_reference, batch, grid[0] * grid[1])
-        bridges = {int(layer): bridge for layer, bridge in self.bridges.items()}
+        bridges = {int(layer): cast("Bridge", bridge) for layer, bridge in self.bridges.items()}
         own, across = self.video.sinks(block, self.rest(grid, block.device), bridges)
         if picture is not None and given.drop_reference is not None:
             picture = picture.masked_fill(given.drop_reference[:, None, None, None], 0.0)
@@ -244,7 +255,7 @@ class DualForce(Rollout, nn.Module):
         first = AUDIO_PER_LATENT * start - FRONT_AUDIO - self.config.audio_left
         feature = first[:, None] + torch.arange(n, device=start.device)
         phase = time_phase(feature / AUDIO_PER_LATENT, size.head_dim, self.config.rotary_base)
-        return [block.hear(*text, sound, phase, self.config.audio_span) for block in tower.blocks]
+        return [block.hear(*text, sound, phase, self.config.audio_span) for block in tower.layers()]
 
     def _check(
         self, video: Tensor, struct: Tensor | None, sigma_video: Tensor, sigma_struct: Tensor | None, given: Conditions

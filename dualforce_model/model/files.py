@@ -46,7 +46,7 @@ def save_pretrained(
     if len(shards) == 1:
         save_file(shards[0], folder / WEIGHTS, metadata={"format": "pt"})
     else:
-        where = {}
+        where: dict[str, str] = {}
         for n, shard in enumerate(shards, 1):
             file = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
             save_file(shard, folder / file, metadata={"format": "pt"})

@@ -45,5 +45,5 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 
 def gated(x: Tensor, gate: Tensor, change: Tensor) -> Tensor:
-    """x + gate x change, with the gate [B,F,1,D] in fp32 and the residual stream in its own dtype."""
+    """Add gate x change to x, with the gate [B,F,1,D] in fp32 and the residual stream in its own dtype."""
     return (x.float() + gate * change.float()).to(x.dtype)

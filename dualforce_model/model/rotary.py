@@ -20,7 +20,7 @@ def split(head_dim: int) -> tuple[int, int, int]:
 
 
 def angles(position: Tensor, size: int, base: float) -> Tensor:
-    """Angles [..., size/2] of `position` [...]. In float64: at minute 10 a position is 3750 and fp32 phases are rough."""
+    """Angles [..., size/2] of `position` [...]. In float64: at minute 10 positions near 4000 leave fp32 rough."""
     rate = base ** (-torch.arange(0, size, 2, dtype=torch.float64, device=position.device) / size)
     return position.double()[..., None] * rate
 
@@ -44,6 +44,6 @@ def rotate(x: Tensor, phase: Phase) -> Tensor:
     """Turn the leading channels of x [..., H, d] by `phase` [..., c] (c <= d/2; without the head axis), in fp32."""
     cos, sin = (part.unsqueeze(-2) for part in phase)
     turning = 2 * cos.shape[-1]
-    even, odd = x[..., :turning].float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x[..., :turning].float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
     return turned if turning == x.shape[-1] else torch.cat([turned, x[..., turning:]], -1)

@@ -6,14 +6,18 @@ Struct stream in slots (see `timeline`): [B,F,4,72]; M = 4 tokens per latent, or
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from dualforce_model.model.block import Block, KeyValue
+from dualforce_model.model.bridge import Bridge
 from dualforce_model.model.conditioning import Audio, NoiseLevel, Text
 from dualforce_model.model.config import ModelConfig, TowerConfig
 from dualforce_model.model.norms import modulated
 from dualforce_model.model.rotary import Phase
+from dualforce_model.timeline import STRIDE
 
 
 class Head(nn.Module):
@@ -46,10 +50,14 @@ class Tower(nn.Module):
         )
         self.head = Head(size.width, outputs, config.norm_eps)
 
+    def layers(self) -> list[Block]:
+        """The blocks, in order."""
+        return [cast("Block", block) for block in self.blocks]
+
     def zero(self) -> None:
         """Zero all that starts silent: modulations (with their gates), condition outputs, the head."""
         silent = [self.noise.modulation, self.head.out]
-        for block in self.blocks:
+        for block in self.layers():
             silent.append(block.text.out)
             if block.hears_audio:
                 silent.append(block.audio.out)
@@ -72,7 +80,7 @@ class VideoTower(Tower):
         H, W, p = *latents.shape[-2:], self.patch
         if H % p or W % p:
             raise ValueError(f"a latent of {H}x{W} does not divide into patches of {p}")
-        cells = latents.unflatten(-1, (W // p, p)).unflatten(-3, (H // p, p))  # B,F,c,h,p,w,p
+        cells = latents.reshape(*latents.shape[:3], H // p, p, W // p, p)
         return cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
 
     def tokens(self, latents: Tensor, reference: Tensor | None) -> Tensor:
@@ -92,7 +100,9 @@ class VideoTower(Tower):
         block = self.embed(self.patches(torch.cat([reference, mask, reference], 1)[:, None]))[:, 0]
         return block if drop is None else torch.where(drop[:, None, None], null.to(block.dtype), block)
 
-    def sinks(self, block: Tensor, rest: Phase, bridges: dict[int, nn.Module]) -> tuple[list, dict]:
+    def sinks(
+        self, block: Tensor, rest: Phase, bridges: dict[int, Bridge]
+    ) -> tuple[list[KeyValue], dict[int, KeyValue | None]]:
         """Run the reference block [B,N,D] through the tower on its own.
 
         Returns its keys and values per block, and per bridged layer those that the struct tower sees. The picture sees
@@ -102,17 +112,17 @@ class VideoTower(Tower):
         _, modulation = self.noise(still)
         own: list[KeyValue] = []
         across: dict[int, KeyValue | None] = {}
-        for i, layer in enumerate(self.blocks):
+        for i, layer in enumerate(self.layers()):
             if i in bridges:
-                across[i] = bridges[i].reference(block)  # type: ignore[operator]
-            block, sink = layer.reference(block, modulation, rest)
+                across[i] = bridges[i].reference(block)
+            block, sink = layer.reference(block, modulation, rest, i + 1 == len(self.blocks))
             own.append(sink)
         return own, across
 
     def velocity(self, x: Tensor, level: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens [B,F,N,D] to the velocity [B,C,F,H,W] in fp32."""
         p = self.patch
-        cells = self.head(x, level).float().unflatten(-1, (p, p, -1)).unflatten(2, grid)  # B,F,h,w,p,p,C
+        cells = self.head(x, level).float().reshape(*x.shape[:2], *grid, p, p, -1)  # B,F,h,w,p,p,C
         return cells.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
 
@@ -126,12 +136,24 @@ class StructTower(Tower):
         assert config.struct is not None
         super().__init__(config, config.struct, config.struct_inputs, config.struct_inputs)
         self.per_latent, self.dim = config.struct_tokens, config.struct_dim
+        self.flame: nn.Sequential | None = None
+        if config.flame_dim:
+            hidden = 2 * config.flame_dim
+            self.flame = nn.Sequential(
+                nn.Linear(config.struct_dim, hidden), nn.GELU(), nn.Linear(hidden, config.flame_dim)
+            )
 
     def tokens(self, struct: Tensor, exists: Tensor) -> Tensor:
         """Slots [B,F,4,72], those that exist [B,F,4], to tokens [B,F,M,D]; what empty slots hold is ignored."""
         struct = struct.masked_fill(~exists[..., None], 0.0)
-        return self.embed(struct.flatten(2).unflatten(2, (self.per_latent, -1)))
+        return self.embed(struct.reshape(*struct.shape[:2], self.per_latent, -1))
 
     def velocity(self, x: Tensor, level: Tensor) -> Tensor:
         """Tokens [B,F,M,D] to the velocity of the slots [B,F,4,72] in fp32."""
-        return self.head(x, level).float().flatten(2).unflatten(2, (-1, self.dim))
+        return self.head(x, level).float().reshape(*x.shape[:2], STRIDE, self.dim)
+
+    def read_flame(self, struct: Tensor) -> Tensor | None:
+        """FLAME parameters [...,P] that clean struct numbers [...,72] imply: the two describe one face."""
+        if self.flame is None:
+            return None
+        return self.flame(struct.to(self.embed.weight.dtype)).float()

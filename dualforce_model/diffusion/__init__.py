@@ -1,0 +1,45 @@
+"""Diffusion forcing: noise levels per frame and stream, losses, schedules and steps. It knows velocities, not networks.
+
+B batch, F latent frames. Clean x, noise n, sigma s in [0,1]: noisy = (1-s) x + s n, velocity = n - x (rectified flow).
+"""
+
+from dualforce_model.diffusion.dropout import DropRates, drop_conditions
+from dualforce_model.diffusion.lip import LipConfig, LipScorer
+from dualforce_model.diffusion.losses import LossWeights, Terms, by_decile, gradient_norms, losses
+from dualforce_model.diffusion.noise import (
+    Levels,
+    NoiseConfig,
+    add_noise,
+    clean_estimate,
+    draw_levels,
+    generator_for,
+    normal,
+    velocity_target,
+)
+from dualforce_model.diffusion.sampler import ScheduleConfig, frame_schedule, integrate
+from dualforce_model.diffusion.step import Batch, training_terms
+
+__all__ = [
+    "Batch",
+    "DropRates",
+    "Levels",
+    "LipConfig",
+    "LipScorer",
+    "LossWeights",
+    "NoiseConfig",
+    "ScheduleConfig",
+    "Terms",
+    "add_noise",
+    "by_decile",
+    "clean_estimate",
+    "draw_levels",
+    "drop_conditions",
+    "frame_schedule",
+    "generator_for",
+    "gradient_norms",
+    "integrate",
+    "losses",
+    "normal",
+    "training_terms",
+    "velocity_target",
+]

@@ -1,0 +1,103 @@
+"""The training loss: L = L_video + 0.5 L_struct + 0.1 L_flame + w_lip L_lip, each in fp32 and masked to what is real.
+
+B batch, F latent frames, 4 struct slots per latent, P FLAME parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+DECILES = 10
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms. The lip term waits for a scorer whose held-out accuracy is clearly above chance."""
+
+    video: float = 1.0
+    struct: float = 0.5
+    flame: float = 0.1
+    lip: float = 0.0
+
+
+@dataclass
+class Terms:
+    """The weighted sum, its unweighted terms, and mean loss per tenth of sigma (NaN where a tenth was not drawn)."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    deciles: dict[str, Tensor] = field(default_factory=dict)
+
+
+def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `value` where `mask`, 0 where nothing is: a batch without a measurable frame moves nothing."""
+    weight = mask.to(value.dtype)
+    # where, not product: a padded frame may hold anything, a NaN too
+    return torch.where(mask, value, 0.0).sum() / weight.sum().clamp(min=1.0)
+
+
+def by_decile(value: Tensor, sigma: Tensor, mask: Tensor) -> Tensor:
+    """Mean of value [B,F] per tenth of sigma [B,F], where mask [B,F]: [10], NaN for a tenth without a frame."""
+    bucket = (sigma * DECILES).long().clamp(0, DECILES - 1)[mask]
+    total = torch.zeros(DECILES, device=value.device).index_add_(0, bucket, value.detach().float()[mask])
+    count = torch.zeros(DECILES, device=value.device).index_add_(0, bucket, torch.ones_like(bucket, dtype=torch.float))
+    return total / count.where(count > 0, torch.full_like(count, float("nan")))
+
+
+def losses(
+    *,
+    weights: LossWeights,
+    video: Tensor,
+    video_target: Tensor,
+    video_mask: Tensor,
+    sigma_video: Tensor,
+    struct: Tensor | None = None,
+    struct_target: Tensor | None = None,
+    struct_mask: Tensor | None = None,
+    sigma_struct: Tensor | None = None,
+    flame: Tensor | None = None,
+    flame_target: Tensor | None = None,
+    flame_mask: Tensor | None = None,
+    lip: Tensor | None = None,
+) -> Terms:
+    """Terms of one step.
+
+    video, video_target [B,16,F,H,W] velocities, video_mask [B,F]: real, not given, valid frames. struct, struct_target
+    [B,F,4,72], struct_mask [B,F,4]. flame [B,F,4,P] read from the clean estimate and flame_target, both standardised,
+    flame_mask [B,F,4]: weighed by (1 - sigma_struct)^2, because at high noise the estimate cannot know them. lip: a
+    scalar from a frozen `LipScorer`.
+    """
+    per_frame = (video.float() - video_target.float()).square().mean(dim=(1, 3, 4))
+    terms = {"video": masked_mean(per_frame, video_mask)}
+    deciles = {"video": by_decile(per_frame, sigma_video, video_mask)}
+    if struct is not None:
+        assert struct_target is not None
+        assert struct_mask is not None
+        assert sigma_struct is not None
+        per_slot = (struct.float() - struct_target.float()).square().mean(-1)
+        terms["struct"] = masked_mean(per_slot, struct_mask)
+        there = struct_mask.float().sum(-1)
+        per_latent = torch.where(struct_mask, per_slot, 0.0).sum(-1) / there.clamp(min=1.0)
+        deciles["struct"] = by_decile(per_latent, sigma_struct, there > 0)
+        if flame is not None and flame_target is not None and flame_mask is not None and weights.flame:
+            error = (flame.float() - flame_target.float()).square().mean(-1)
+            terms["flame"] = masked_mean(error * (1 - sigma_struct[..., None]).square(), flame_mask)
+    if lip is not None and weights.lip:
+        terms["lip"] = lip.float()
+    total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return Terms(total, terms, deciles)
+
+
+def gradient_norms(terms: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, float]:
+    """Norm of each term's own gradient. One backward pass per term: call it now and then, before `backward`."""
+    wanted = [p for p in parameters if p.requires_grad]
+    norms = {}
+    for name, term in terms.items():
+        found = torch.autograd.grad(term, wanted, retain_graph=True, allow_unused=True)
+        squares = [g.float().square().sum() for g in found if g is not None]
+        norms[name] = torch.stack(squares).sum().sqrt().item() if squares else 0.0
+    return norms
