@@ -153,3 +153,8 @@ def to_dict(config: Any) -> dict[str, Any]:
         return str(value) if isinstance(value, Path) else value
 
     return typing.cast("dict[str, Any]", plain(config))
+
+
+def quoted(text: str) -> str:
+    """`text` as a YAML scalar, for the right side of an `a.b=c` override that must stay text."""
+    return yaml.safe_dump(text, width=1 << 20, allow_unicode=True, default_style='"').strip()
