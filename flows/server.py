@@ -27,7 +27,8 @@ def configure(verbose: bool = False) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "WARNING")
+    # the dashboard gets every line; the terminal has progress bars and our own messages
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
     if "PREFECT_API_URL" not in os.environ and healthy(url(PORT)):
         os.environ["PREFECT_API_URL"] = url(PORT)
 

@@ -89,6 +89,9 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
             raise trouble
         ledger.finish(run.dir, name, len(shards))
     _show(run, name, dict(total))
+    if total["failed"] and not stage.in_workers:  # one clip in thousands may fail, the only item of a stage may not
+        (row,) = ledger.read(run.dir, name).to_dict("records")
+        raise RunError(f"{name} failed: {row['message']}")
     return dict(total)
 
 

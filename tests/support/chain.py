@@ -1,0 +1,82 @@
+"""Real runs for tests: the command line as a user calls it, a real Prefect server, and what to compare afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from dualforce_model.store import ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+# small enough for a test, but nothing is left out: every stage runs, training and generation too
+SMALL = ["face_crop.size=128", "train.steps=6", "train.batch=2", "train.frames=3", "train.checkpoint_every=2"]
+SMALL += ["generate.steps=2", "generate.seconds=1.0"]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+
+
+def run_command(clips: Path, run_dir: Path, *more: str | Path, config: str = "demo", sets: list[str] | None = None) -> list[str]:
+    pairs = [part for pair in (SMALL if sets is None else sets) for part in ("--set", pair)]
+    return command("run", config, "--input", clips, "--run-dir", run_dir, *pairs, *more)
+
+
+def call(arguments: list[str], code: int = 0, cwd: Path = ROOT, env: dict[str, str] | None = None) -> str:
+    """Run a command to its end; its output. Fails when the exit code is another."""
+    done = subprocess.run(
+        arguments, cwd=cwd, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    )
+    assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def status(run_dir: Path) -> dict:
+    return json.loads(call(command("status", run_dir, "--json")))
+
+
+def reused(run_dir: Path) -> dict[str, tuple[int, int]]:
+    """Per stage: how many rows were reused, of how many."""
+    return {
+        stage: (row["reused"], row["accepted"] + row["rejected"] + row["failed"])
+        for stage, row in status(run_dir)["stages"].items()
+    }
+
+
+def ledgers(run_dir: Path) -> dict[str, list[dict]]:
+    """All ledgers without what two runs over the same input may differ in."""
+    out = {}
+    for stage in ledger.stages(run_dir):
+        rows = ledger.read(run_dir, stage).drop(columns=list(ledger.VOLATILE))
+        records = json.loads(rows.to_json(orient="records"))
+        out[stage] = json.loads(json.dumps(records).replace(str(run_dir), "RUN"))
+    return out
+
+
+def artifacts(run_dir: Path) -> dict[str, bytes]:
+    """Every file that the run made, by name, except what tells of the making."""
+    apart = ("ledger", "report")
+    names = (".lock", "log.jsonl")
+    return {
+        str(p.relative_to(run_dir)): p.read_bytes()
+        for p in sorted(run_dir.rglob("*"))
+        if p.is_file() and p.relative_to(run_dir).parts[0] not in apart and p.name not in names
+    }
+
+
+SHARED_CLIPS = (
+    "good_hdtf_may_512_25.mp4",
+    "good_retalk1_700_30.mp4",
+    "silent_lp_d19_480_30.mp4",
+    "bad_noface_7frames_2fps.mp4",
+)
