@@ -1,0 +1,183 @@
+"""Three files that make a dataset of a run folder: metadata.parquet, stats.json and, last, metadata.json."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dualforce_model import timeline
+from dualforce_model.errors import BadInput
+from dualforce_model.features import FEATURES
+from dualforce_model.metadata import split
+from dualforce_model.metadata.check import Header, read_header, read_statistics
+from dualforce_model.metadata.config import MetadataConfig
+from dualforce_model.store import identity, publish, write_json
+
+FORMAT = 1  # of the three files
+SPLITS = ("train", "val", "test")
+STEADY = 1e-6  # a dimension that varies less than this is constant; dividing by its deviation would only amplify noise
+
+_COLUMNS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("source_id", pa.string()),
+        ("source", pa.string()),  # path relative to the input folder
+        ("licence", pa.string()),  # "" when nobody said
+        ("group", pa.string()),  # clips of one group show one person
+        ("split", pa.string()),  # train | val | test
+        ("frames", pa.int64()),  # raw frames
+        ("latents", pa.int64()),
+        ("video", pa.string()),  # this and the features: paths relative to the run folder
+        *((name, pa.string()) for name in FEATURES),
+    ]
+)
+
+
+def build(
+    run_dir: Path, clips: Iterable[Mapping[str, Any]], features: Mapping[str, Path], config: MetadataConfig
+) -> list[dict[str, Any]]:
+    """Validate every clip and publish the dataset; returns one row per clip, by clip_id, usable or not.
+
+    A clip needs `clip_id`, `source_id` and `frames`; it may bring `source`, `licence` and `identity_group`. `features`
+    are the folders that hold `<clip_id>.safetensors`. Rows have clip_id, source_id, status (`accepted` or `failed`),
+    reason, message, group and split ("" when failed). Clips that failed are in no file, so training can't meet them.
+    Same input, same bytes. Raises BadInput: no_clips when none is usable, mixed_provenance, mixed_sizes.
+    """
+    rows: list[dict[str, Any]] = []
+    first: tuple[str, dict[str, Header]] | None = None  # the clip that all others must be like
+    for clip in sorted(clips, key=lambda clip: clip["clip_id"]):
+        row = {"clip_id": clip["clip_id"], "source_id": clip["source_id"], "group": split.group_of(clip, config)}
+        try:
+            headers = _headers(features, clip)
+        except BadInput as error:
+            rows.append({**row, "split": "", "status": "failed", "reason": error.reason, "message": str(error)})
+            continue
+        first = first or (clip["clip_id"], headers)
+        _alike(*first, clip["clip_id"], headers)
+        data = {name: header.data_sha256 for name, header in headers.items()}
+        facts = {"status": "accepted", "reason": "", "message": "", "data": data}
+        rows.append({**_facts(run_dir, clip, features), **row, **facts})
+    usable = [row for row in rows if row["status"] == "accepted"]
+    if first is None:
+        found = ", ".join(f"{reason} ({count})" for reason, count in Counter(r["reason"] for r in rows).most_common())
+        raise BadInput("no_clips", f"none of {len(rows)} clips can be used{': ' + found if found else ''}")
+    sides = split.assign({row["group"] for row in usable}, config)
+    for row in usable:
+        row["split"] = sides[row["group"]]
+    card = _card(usable, first[1])
+    card["refused"] = dict(sorted(Counter(row["reason"] for row in rows if row["status"] == "failed").items()))
+
+    with publish(run_dir / "metadata.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(usable, schema=_COLUMNS), temporary)
+    write_json(
+        run_dir / "stats.json", statistics([row["clip_id"] for row in usable if row["split"] == "train"], features)
+    )
+    write_json(run_dir / "metadata.json", card)
+    kept = ("clip_id", "source_id", "status", "reason", "message", "group", "split")
+    return [{key: row[key] for key in kept} for row in rows]
+
+
+def statistics(clip_ids: Iterable[str], features: Mapping[str, Path]) -> dict[str, Any]:
+    """Mean, standard deviation and count per dimension of `latents`, `struct`, `flame` and `audio` of these clips.
+
+    A dimension that was never measured has mean 0, one that does not vary deviation 1, so both standardise to 0.
+    """
+    stats = {}
+    clip_ids = list(clip_ids)
+    for name, feature in FEATURES.items():
+        if feature.summed.stated_as is None:
+            continue
+        total: dict[str, np.ndarray] = {}
+        for clip_id in clip_ids:
+            for key, values in read_statistics(features[name] / f"{clip_id}.safetensors", feature).items():
+                total[key] = total[key] + values if key in total else values
+        count = np.maximum(total["count"], 1)
+        mean = total["sum"] / count
+        deviation = np.sqrt(np.maximum(total["squares"] / count - mean**2, 0))
+        stats[feature.summed.stated_as] = {
+            "count": total["count"].astype(int).tolist(),
+            "mean": mean.tolist(),
+            "std": np.where(deviation < STEADY, 1.0, deviation).tolist(),
+        }
+    return stats
+
+
+def _headers(features: Mapping[str, Path], clip: Mapping[str, Any]) -> dict[str, Header]:
+    """Headers of a clip's five features. Raises BadInput when one of them is of no use."""
+    headers = {}
+    for name, feature in FEATURES.items():
+        path = features[name] / f"{clip['clip_id']}.safetensors"
+        headers[name] = read_header(path, feature, clip["clip_id"], int(clip["frames"]))
+        read_statistics(path, feature)  # says whether all is finite
+    return headers
+
+
+def _facts(run_dir: Path, clip: Mapping[str, Any], features: Mapping[str, Path]) -> dict[str, Any]:
+    paths = {
+        name: (features[name] / f"{clip['clip_id']}.safetensors").relative_to(run_dir).as_posix() for name in FEATURES
+    }
+    return {
+        "source": clip.get("source", ""),
+        "licence": clip.get("licence", ""),
+        "frames": int(clip["frames"]),
+        "latents": timeline.latent_count(int(clip["frames"])),
+        "video": f"clips/{clip['clip_id']}.mp4",
+        **paths,
+    }
+
+
+def _card(usable: list[dict[str, Any]], first: Mapping[str, Header]) -> dict[str, Any]:
+    """metadata.json: what the dataset is, as `first`, the headers of one clip, say for all of them."""
+    members = [[row["clip_id"], row["split"], row["data"]] for row in usable]
+    made_by = {name: dict(header.made_by) for name, header in first.items()}
+    sides = {side: [row for row in usable if row["split"] == side] for side in SPLITS}
+    channels, _, cells, _ = first["video_latents"].shapes["latents"]
+    return {
+        "format": FORMAT,
+        "identity": identity(format=FORMAT, features=made_by, members=members),
+        "size": cells * timeline.SPATIAL,
+        "features": made_by,
+        "fps": timeline.FPS,
+        "audio_rate": timeline.AUDIO_RATE,
+        "latent_channels": channels,
+        "latent_size": cells,
+        "struct_dim": first["struct_latents"].shapes["struct"][1],
+        "flame_dim": first["flame"].shapes["flame"][1],
+        "audio_dim": first["audio_features"].shapes["audio"][1],
+        "reference_count": first["reference"].shapes["latents"][0],
+        "counts": {
+            side: {
+                "clips": len(rows),
+                "frames": sum(row["frames"] for row in rows),
+                "groups": len({row["group"] for row in rows}),
+            }
+            for side, rows in sides.items()
+        },
+        "statistics_of": "train",
+    }
+
+
+def _alike(one: str, its: Mapping[str, Header], other: str, others: Mapping[str, Header]) -> None:
+    """Raises BadInput when two clips don't belong in one dataset."""
+    for feature, header in its.items():
+        for key, value in header.made_by.items():
+            if value != others[feature].made_by[key]:
+                raise BadInput(
+                    "mixed_provenance",
+                    f"{feature} was made in two ways that cannot be mixed: {key} is {json.dumps(value)} for clip {one}, but"
+                    f" {json.dumps(others[feature].made_by[key])} for clip {other}; run the stage {feature} for all clips",
+                )
+    sizes = [headers[name].size for headers in (its, others) for name in ("video_latents", "reference")]
+    if len(set(sizes)) > 1:
+        raise BadInput(
+            "mixed_sizes",
+            f"latents of clip {one} show {sizes[0]} px (its references {sizes[1]}), those of clip {other} {sizes[2]} px"
+            f" ({sizes[3]}); crop all sources to one size and run the features again",
+        )
