@@ -45,7 +45,9 @@ class FaceCropConfig:
         if self.size < 64 or self.size % 16:
             raise ConfigError(f"size: expected a multiple of 16 of at least 64, got {self.size}")
         if self.margin < 1:
-            raise ConfigError(f"margin: a crop smaller than the face cuts it off; expected at least 1, got {self.margin}")
+            raise ConfigError(
+                f"margin: a crop smaller than the face cuts it off; expected at least 1, got {self.margin}"
+            )
         if self.detect_every < 1 or self.max_tracks < 1:
             raise ConfigError("detect_every and max_tracks: expected at least 1")
         if self.max_clip_s < 1 or self.max_clip_s < self.min_shot_s:

@@ -39,7 +39,7 @@ def crop_source(path: Path, source_id: str, identity: str, out: Path, config: Fa
         raise _nothing(path, found.frames, shots, found.looks)
     source = asdict(info) | {
         "decoded_frames": reader.decoded,
-        "decode_errors": reader.decode_errors,
+        "decode_errors": len(reader.errors),
         "grid_frames": found.frames,
         "shots": shots,
     }
@@ -146,6 +146,7 @@ class _Rendering:
             "video_sha256": digest_file(clip.video),
             "landmarks_sha256": digest_file(clip.landmarks),
             "audio_coverage": round(self.covered, 6),
+            "decode_errors": sum(plan.first <= at < plan.last for at in self.facts.errors),
             "longest_gap_s": round(self._longest_gap(), 6),
             "faces": {
                 "face_px": round(_face_px(arrays) * pixels, 2),

@@ -102,7 +102,10 @@ class Detector:
         for found in model.process(picture).detections or []:
             box = found.location_data.relative_bounding_box
             side = max(box.width * width, box.height * height) * scale
-            x, y = (left + (box.xmin + box.width / 2) * width) * scale, (top + (box.ymin + box.height / 2) * height) * scale
+            x, y = (
+                (left + (box.xmin + box.width / 2) * width) * scale,
+                (top + (box.ymin + box.height / 2) * height) * scale,
+            )
             if side >= self.min_side:
                 faces.append(Face(x, y, side, float(found.score[0])))
         return faces

@@ -59,7 +59,11 @@ class FaceMeter:
             row["landmarks"] = points * np.float32(self.size)
             left, top = np.clip(points[:, :2].min(0) * len(crop), 0, len(crop) - 2).astype(int)
             right, bottom = np.clip(points[:, :2].max(0) * len(crop), 2, len(crop)).astype(int)
-            face = cv2.resize(grey[top : max(bottom, top + 2), left : max(right, left + 2)], (FACE_PX, FACE_PX), interpolation=cv2.INTER_AREA)
+            face = cv2.resize(
+                grey[top : max(bottom, top + 2), left : max(right, left + 2)],
+                (FACE_PX, FACE_PX),
+                interpolation=cv2.INTER_AREA,
+            )
             row["sharpness"] = float(cv2.Laplacian(face, cv2.CV_32F).var())
             mean, deviation = cv2.meanStdDev(face)
             row["luminance"], row["contrast"] = float(mean[0, 0]), float(deviation[0, 0])

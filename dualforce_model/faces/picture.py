@@ -32,7 +32,9 @@ def crop_picture(rgb: np.ndarray, config: FaceCropConfig) -> np.ndarray:
     faces.sort(key=lambda f: -f.side)
     others = [f for f in faces[1:] if f.side >= OTHERS * faces[0].side]
     if others:
-        raise Rejected("several_faces", f"{len(others) + 1} faces in the picture, the largest {_px(faces[0])} and {_px(others[0])}")
+        raise Rejected(
+            "several_faces", f"{len(others) + 1} faces in the picture, the largest {_px(faces[0])} and {_px(others[0])}"
+        )
     left, top, side = square(Track([0], faces[:1]), config)
     return cut(rgb, left, top, side, config.size)
 

@@ -73,4 +73,3 @@ def scan(reader: GridReader, config: FaceCropConfig) -> Scan:
                 continue
             found.looks.append((frame.index, faces))
     return found
-

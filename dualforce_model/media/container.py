@@ -33,7 +33,9 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     try:
         file = open(path, "rb")
     except OSError as error:
-        raise BadInput("unreadable", f"cannot read {path.name!r}: {error.strerror}; check that it exists and its permissions") from error
+        raise BadInput(
+            "unreadable", f"cannot read {path.name!r}: {error.strerror}; check that it exists and its permissions"
+        ) from error
     with file:
         cut = _missing_bytes(file, path)
         file.seek(0)
@@ -62,7 +64,11 @@ def _missing_bytes(file: BinaryIO, path: Path) -> str:
             return _missing_boxes(file, size)
         if head[:4] == EBML:
             return _missing_segment(file, size)
-        if head[:4] == b"RIFF" and head[8:12] == b"AVI " and (declared := struct.unpack("<I", head[4:8])[0] + 8) > size + 1:
+        if (
+            head[:4] == b"RIFF"
+            and head[8:12] == b"AVI "
+            and (declared := struct.unpack("<I", head[4:8])[0] + 8) > size + 1
+        ):
             return f"it declares {declared} bytes and has {size}"
     except OSError as error:
         raise BadInput("unreadable", f"cannot read {path.name!r}: {error.strerror}") from error

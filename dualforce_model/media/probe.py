@@ -92,7 +92,9 @@ def probe(path: Path) -> SourceInfo:
         except FFmpegError:
             pass  # a bad place in the middle; the reader counts it
         if rotation is None:
-            raise BadInput("undecodable", f"{path.name!r}: no frame of its {video.codec_context.name} video can be decoded")
+            raise BadInput(
+                "undecodable", f"{path.name!r}: no frame of its {video.codec_context.name} video can be decoded"
+            )
         times.sort()
         gaps = [(b - a) * base for a, b in zip(times, times[1:], strict=False) if b > a]
         start = float((video.start_time if video.start_time is not None else times[0]) * base)

@@ -81,5 +81,7 @@ def read_audio(path: Path, start_s: float, samples: int) -> tuple[np.ndarray, fl
         if resampler is not None:
             covered += place(resampler.resample(None))
         if errors and not frames:
-            raise BadInput("audio_undecodable", f"{path.name!r}: its {stream.codec_context.name} audio cannot be decoded")
+            raise BadInput(
+                "audio_undecodable", f"{path.name!r}: its {stream.codec_context.name} audio cannot be decoded"
+            )
     return np.clip(out, -1.0, 1.0), min(1.0, covered / max(1, samples))

@@ -60,8 +60,8 @@ class GridReader:
     """Iterate over GridFrames of `path` (once). Counts are valid afterwards.
 
     Attributes: origin_s (first frame, container clock), width, height (as shown), decoded (source frames),
-    decode_errors (bad packets or damaged frames), gaps [(grid index, seconds)] where the source showed one frame for
-    longer than `GAP_S`. Raises BadInput: as `probe`, and truncated, corrupt, undecodable at the end.
+    errors [grid index of each bad packet or damaged frame], gaps [(grid index, seconds)] where the source showed one
+    frame for longer than `GAP_S`. Raises BadInput: as `probe`, and truncated, corrupt, undecodable at the end.
     """
 
     GAP_S = 0.25
@@ -70,7 +70,8 @@ class GridReader:
         self.path = path
         self.origin_s = 0.0
         self.width = self.height = 0
-        self.decoded = self.decode_errors = self.packets = 0
+        self.decoded = self.packets = 0
+        self.errors: list[int] = []
         self.gaps: list[tuple[int, float]] = []
         self._rotation = 0
         self._reformatters: dict[float, Any] = {}
@@ -86,7 +87,7 @@ class GridReader:
         origin: Fraction | None = None
         shown: Picture | None = None
         last = length = Fraction(0)
-        index = 0
+        index = self._index = 0
         for frame in self._frames(container, stream):
             time = last + length if frame.pts is None else frame.pts * Fraction(frame.time_base)
             if origin is None:
@@ -101,10 +102,13 @@ class GridReader:
             while shown is not None and index < slot:
                 yield GridFrame(index, shown, fresh)
                 index, fresh = index + 1, False
+            self._index = index
             shown, last = Picture(frame, self), time - origin
             length = frame.duration * Fraction(frame.time_base) if frame.duration else nominal
         if origin is None or shown is None:
-            raise BadInput("undecodable", f"{self.path.name!r}: none of its {self.packets} video packets can be decoded")
+            raise BadInput(
+                "undecodable", f"{self.path.name!r}: none of its {self.packets} video packets can be decoded"
+            )
         self.origin_s = float(origin)
         end = max(index + 1, _slot(last + min(length, Fraction(1))))
         fresh = True
@@ -124,17 +128,18 @@ class GridReader:
             except StopIteration:
                 return
             except FFmpegError:
-                self.decode_errors += 1
+                self.errors.append(self._index)
                 return  # the container itself is broken here: no further packets
             self.packets += 1
             try:
                 frames = packet.decode()
             except FFmpegError:
-                self.decode_errors += 1
+                self.errors.append(self._index)
                 continue
             for frame in frames:
                 self.decoded += 1
-                self.decode_errors += bool(frame.is_corrupt)
+                if frame.is_corrupt:
+                    self.errors.append(self._index)
                 yield frame
 
     def _first(self, frame: VideoFrame, stream: VideoStream) -> None:
@@ -161,8 +166,10 @@ class GridReader:
                 f"{self.path.name!r} declares {declared:.2f} s of video and only {shown_s:.2f} s can be decoded; "
                 "copy or download it again",
             )
-        if self.decode_errors > CORRUPT_SHARE * self.packets:
-            raise BadInput("corrupt", f"{self.path.name!r}: {self.decode_errors} of {self.packets} video packets are damaged")
+        if len(self.errors) > CORRUPT_SHARE * self.packets:
+            raise BadInput(
+                "corrupt", f"{self.path.name!r}: {len(self.errors)} of {self.packets} video packets are damaged"
+            )
 
 
 def _slot(time: Fraction) -> int:
