@@ -42,9 +42,11 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
 
 def by_decile(value: Tensor, sigma: Tensor, mask: Tensor) -> Tensor:
     """Mean of value [B,F] per tenth of sigma [B,F], where mask [B,F]: [10], NaN for a tenth without a frame."""
-    bucket = (sigma * DECILES).long().clamp(0, DECILES - 1)[mask]
-    total = torch.zeros(DECILES, device=value.device).index_add_(0, bucket, value.detach().float()[mask])
-    count = torch.zeros(DECILES, device=value.device).index_add_(0, bucket, torch.ones_like(bucket, dtype=torch.float))
+    bucket = (sigma * DECILES).long().clamp(0, DECILES - 1).flatten()
+    weight = mask.float().flatten()  # weights, not a selection: a selection would wait for the GPU to count it
+    seen = torch.where(mask, value.detach().float(), 0.0).flatten()
+    total = torch.zeros(DECILES, device=value.device).index_add_(0, bucket, seen)
+    count = torch.zeros(DECILES, device=value.device).index_add_(0, bucket, weight)
     return total / count.where(count > 0, torch.full_like(count, float("nan")))
 
 

@@ -14,8 +14,10 @@ from torch.nn import functional
 
 from dualforce_model.model.attention import Sink, dense_attention, frame_causal_attention, thin_attention
 from dualforce_model.model.cache import RingView
+from dualforce_model.model.checkpointing import Checkpointing, checkpointed
 from dualforce_model.model.norms import LayerNorm, RMSNorm, gated, modulated
 from dualforce_model.model.rotary import Phase, rotate
+from dualforce_model.timeline import AUDIO_PER_LATENT
 
 KeyValue = tuple[Tensor, Tensor]  # k, v [B,G,M,H,d]
 
@@ -118,6 +120,7 @@ class Block(nn.Module):
             self.norm_audio, self.audio = LayerNorm(width, eps), CrossAttention(width, heads, eps)
         self.hears_audio = hears_audio
         self.ffn_in, self.ffn_out = nn.Linear(width, ffn), nn.Linear(ffn, width)
+        self.checkpointing: Checkpointing = "none"
 
     def hear(self, text: Tensor, text_mask: Tensor, audio: Tensor | None, audio_time: Phase, span: int) -> Heard:
         """Project text [B,S,D] and audio [B,left+8F+lookahead,D], whose windows of `span` features step by latent."""
@@ -139,6 +142,20 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         past: RingView | None = None,
     ) -> Tensor:
+        given = (x, modulation, places, heard, sink, mask, past)
+        return checkpointed(self.transform, self.checkpointing if self.training else "none", *given)
+
+    def transform(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        places: Places,
+        heard: Heard,
+        sink: KeyValue | None,
+        mask: Tensor | None,
+        past: RingView | None,
+    ) -> Tensor:
+        """The sublayers, one after the other."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.steer(modulation)
         x = gated(x, gate, self.attention(modulated(x, shift, scale, self.eps), places, sink, mask, past))
         x = x + self.text(self.norm_text(x), heard.text, heard.text_mask, None)
@@ -171,4 +188,5 @@ class Block(nn.Module):
 
 def windows(x: Tensor, span: int) -> Tensor:
     """Overlapping windows of x [B,8(F-1)+span,H,d], one per latent: [B,F,span,H,d]."""
-    return x.unfold(1, span, 8).permute(0, 1, 4, 2, 3)
+    # copied apart: a compiled function may give its gradient the layout of its output, and this one overlaps itself
+    return x.unfold(1, span, AUDIO_PER_LATENT).permute(0, 1, 4, 2, 3).contiguous()

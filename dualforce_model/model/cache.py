@@ -69,6 +69,7 @@ class Cache:
     latents: Tensor  # [B] int64: latent index of the current frame
     struct_mask: Tensor  # [B,1,W,M] bool: struct keys that exist
     drop_audio: Tensor | None  # [B] bool: samples whose sound is replaced by the learned null
+    drop_reference: Tensor | None  # [B] bool: samples that have no reference
     frame: int = 0  # frames committed so far
     begun: bool = False
     struct_text: tuple[Tensor, Tensor] | None = None

@@ -11,11 +11,14 @@ B batch, H×W latent cells, N video tokens, M struct tokens per frame.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from dualforce_model.model.bridge import Sight
 from dualforce_model.model.cache import Cache, Ring
+from dualforce_model.model.checkpointing import Checkpointing
 from dualforce_model.model.conditioning import Conditions
 from dualforce_model.model.duo import Duo, Passage, Velocity
 from dualforce_model.model.rotary import rotate, time_phase
@@ -23,6 +26,30 @@ from dualforce_model.model.rotary import rotate, time_phase
 
 class DualForce(Duo):
     """The model. `forward` sees a window at once (training); the methods here drive it frame by frame."""
+
+    def set_checkpointing(self, *kinds: Checkpointing) -> None:
+        """Choose what backward remembers: one kind for all blocks, or one per block (video blocks, then struct)."""
+        blocks = self.video.layers() + ([] if self.struct is None else self.struct.layers())
+        chosen = kinds * len(blocks) if len(kinds) == 1 else kinds
+        for block, kind in zip(blocks, chosen, strict=True):
+            block.checkpointing = kind
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile block by block: layers of one kind share their code, so it takes the time of a few blocks, not forty.
+
+        One entry per shape of a run and kind of block; the limit is raised, because past it torch would fall back to
+        uncompiled code without a word.
+        """
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
+        towers = [self.video] if self.struct is None else [self.video, self.struct]
+        for tower in towers:
+            for block in tower.layers():
+                block.compile(**options)
+                for name in ("hear", "reference"):
+                    setattr(block, name, torch.compile(getattr(block, name), **options))
+        for bridge in self.bridges.values():
+            bridge.compile(**options)
 
     def new_cache(
         self, conditions: Conditions, grid: tuple[int, int], batch: int, window: int, start: int = 0
@@ -61,6 +88,7 @@ class DualForce(Duo):
             struct_mask=torch.zeros(batch, 1, window, M, dtype=torch.bool, device=like.device),
             latents=torch.full((batch,), start, dtype=torch.long, device=like.device),
             drop_audio=conditions.drop_audio,
+            drop_reference=conditions.drop_reference,
         )
         if self.struct is not None and slim is not None:
             cache.struct = [Ring(batch, window, M, slim.heads, slim.head_dim, like) for _ in self.struct.blocks]
@@ -143,7 +171,7 @@ class DualForce(Duo):
         x = self.video.tokens(video.to(dtype), cache.reference)
         if self.struct is None:
             x, _ = self.run(x, None, passage)
-            return Velocity(self.video.velocity(x, level, cache.grid), None)
+            return Velocity(self.frame_velocity(cache, x, level, video, sigma_video), None)
 
         assert struct is not None
         assert sigma_struct is not None
@@ -164,4 +192,8 @@ class DualForce(Duo):
         assert s is not None
         velocity = self.struct.velocity(s, struct_level)
         flame = self.struct.read_flame(struct.float() - sigma_struct[..., None, None] * velocity)
-        return Velocity(self.video.velocity(x, level, cache.grid), velocity, flame)
+        return Velocity(self.frame_velocity(cache, x, level, video, sigma_video), velocity, flame)
+
+    def frame_velocity(self, cache: Cache, x: Tensor, level: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """The video velocity [B,16,1,H,W] of the current frame."""
+        return self.video_velocity(x, level, cache.grid, noisy, sigma, cache.reference, cache.drop_reference)

@@ -18,6 +18,7 @@ from dualforce_model.model.bridge import Bridge, Clock, Sight
 from dualforce_model.model.cache import RingView
 from dualforce_model.model.conditioning import Conditions
 from dualforce_model.model.config import ModelConfig
+from dualforce_model.model.precondition import around_reference
 from dualforce_model.model.rotary import Phase, space_phase, time_phase
 from dualforce_model.model.towers import StructTower, Tower, VideoTower
 from dualforce_model.timeline import AUDIO_PER_LATENT, FRONT_AUDIO, FRONT_FRAMES, STRIDE
@@ -116,7 +117,7 @@ class Duo(nn.Module):
         x = self.video.tokens(video.to(dtype), reference)
         if self.struct is None:
             x, _ = self.run(x, None, passage)
-            return Velocity(self.video.velocity(x, level, grid), None)
+            return Velocity(self.video_velocity(x, level, grid, video, sigma_video, reference, conditions.drop_reference), None)
 
         assert struct is not None
         assert sigma_struct is not None
@@ -137,7 +138,23 @@ class Duo(nn.Module):
         assert s is not None
         velocity = self.struct.velocity(s, struct_level)
         flame = self.struct.read_flame(struct.float() - sigma_struct[..., None, None] * velocity)
-        return Velocity(self.video.velocity(x, level, grid), velocity, flame)
+        out = self.video_velocity(x, level, grid, video, sigma_video, reference, conditions.drop_reference)
+        return Velocity(out, velocity, flame)
+
+    def video_velocity(
+        self,
+        x: Tensor,
+        level: Tensor,
+        grid: tuple[int, int],
+        noisy: Tensor,
+        sigma: Tensor,
+        reference: Tensor | None,
+        dropped: Tensor | None,
+    ) -> Tensor:
+        """The video velocity [B,16,F,H,W] from the last tokens; see `precondition`."""
+        raw = self.video.velocity(x, level, grid)
+        spread = self.config.reference_spread
+        return raw if spread is None else around_reference(raw, noisy, sigma, reference, dropped, spread)
 
     def run(self, x: Tensor, s: Tensor | None, passage: Passage) -> tuple[Tensor, Tensor | None]:
         """Both towers, block by block: x [B,F,N,D] and s [B,F,M,D]; bridged where the configuration says."""

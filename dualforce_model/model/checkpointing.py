@@ -1,0 +1,35 @@
+"""Activation checkpointing, a choice per block: what backward remembers, and what it computes again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+# none: keep all. selective: keep the attention and what linear layers give back to the residual stream, compute the
+# rest again (norms, rotary, the wide part of the feed-forward). full: keep the block's input alone.
+Checkpointing = Literal["none", "selective", "full"]
+
+
+def _keep(_context: Any, op: Any, *args: Any, **_: Any) -> CheckpointPolicy:
+    if op is torch.ops.dualforce.triangle.default:
+        return CheckpointPolicy.MUST_SAVE
+    if op in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+        weight = args[-1]
+        if weight.shape[1] <= 3 * weight.shape[0]:  # all but the wide part: it is large to keep and cheap to redo
+            return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def checkpointed(function: Callable[..., Tensor], kind: Checkpointing, *given: Any) -> Tensor:
+    """`function(*given)`, remembered as `kind` says. Same value and same gradients in all three."""
+    if kind == "none":
+        return function(*given)
+    if kind == "full":
+        return checkpoint(function, *given, use_reentrant=False)
+    contexts = partial(create_selective_checkpoint_contexts, _keep)
+    return checkpoint(function, *given, use_reentrant=False, context_fn=contexts)
