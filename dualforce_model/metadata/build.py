@@ -168,11 +168,15 @@ def _alike(one: str, its: Mapping[str, Header], other: str, others: Mapping[str,
     """Raises BadInput when two clips don't belong in one dataset."""
     for feature, header in its.items():
         for key, value in header.made_by.items():
-            if value != others[feature].made_by[key]:
+            its_value, others_value = (
+                json.dumps(value, sort_keys=True),
+                json.dumps(others[feature].made_by[key], sort_keys=True),
+            )
+            if its_value != others_value:
                 raise BadInput(
                     "mixed_provenance",
-                    f"{feature} was made in two ways that cannot be mixed: {key} is {json.dumps(value)} for clip {one}, but"
-                    f" {json.dumps(others[feature].made_by[key])} for clip {other}; run the stage {feature} for all clips",
+                    f"{feature} was made in two ways that cannot be mixed: {key} is {its_value} for clip {one},"
+                    f" but {others_value} for clip {other}; run the stage {feature} for all clips",
                 )
     sizes = [headers[name].size for headers in (its, others) for name in ("video_latents", "reference")]
     if len(set(sizes)) > 1:
