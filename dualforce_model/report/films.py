@@ -1,0 +1,142 @@
+"""Films of the report: small H.264 + AAC copies that play inside the page, and the codec's round trip beside them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+
+from dualforce_model.errors import BadInput
+from dualforce_model.media import Clip, write_video
+from dualforce_model.report import words
+from dualforce_model.report.funnel import Journey
+from dualforce_model.report.pictures import data_uri
+from dualforce_model.store import read_provenance, read_tensors
+from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+
+SIDE = 256  # px of an embedded film
+SECONDS = 8  # of each film at most
+
+
+def comparisons(run_dir: Path, accepted: Sequence[Journey], most: int) -> tuple[list[dict[str, Any]], str]:
+    """Groups of films to be seen side by side, and a sentence on what is shown.
+
+    First the generated clips with the recorded clip that they were made after, then up to `most` accepted clips beside
+    their decoded latents.
+    """
+    groups, told = [], set()
+    for path in sorted((run_dir / "samples").glob("*.mp4")):
+        facts = _facts_beside(path)
+        clip_id = str(facts.get("clip_id") or "")
+        films = _recorded(run_dir, clip_id) if clip_id in {way.clip_id for way in accepted} else []
+        told |= {clip_id}
+        title = f"Generated: {words.visible(path.name)}"
+        groups.append({"title": title, "films": [*films, _shown("generated clip", finished, path, "generated clip")]})
+    generated = len(groups)
+    others = [way.clip_id for way in accepted if way.clip_id not in told][: max(0, most - generated)]
+    groups += [{"title": words.visible(clip_id), "films": _recorded(run_dir, clip_id)} for clip_id in others]
+    shown = len(groups) - generated + len(told & {way.clip_id for way in accepted})
+    note = f"{shown} of {len(accepted)} accepted clips; all others are in clips/ and features/video_latents/."
+    return groups, note
+
+
+def _recorded(run_dir: Path, clip_id: str) -> list[dict[str, Any]]:
+    clip, latents = Clip(run_dir / "clips", clip_id), run_dir / "features" / "video_latents" / f"{clip_id}.safetensors"
+    return [_shown("original clip", original, clip), _shown("decoded from its latents", round_trip, clip, latents)]
+
+
+def _shown(title: str, make: Callable[..., dict[str, Any]], *what: Any) -> dict[str, Any]:
+    """The film, or in its place what is wrong: a report must come out of an unfinished or damaged run folder too."""
+    try:
+        return make(*what)
+    except (OSError, BadInput, SafetensorError, KeyError, ValueError) as error:
+        return _nothing(title, f"can't be shown: {words.visible(error)}")
+
+
+def _facts_beside(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def original(clip: Clip) -> dict[str, Any]:
+    """The clip itself, as it went into training."""
+    sound = clip.audio() if clip.has_audio else None
+    return _film("original clip", clip.frames(), sound, clip.frame_count)
+
+
+def round_trip(clip: Clip, latents: Path) -> dict[str, Any]:
+    """The clip through the video codec and back. Raises BadInput or FileNotFoundError when there are no latents."""
+    backend = read_provenance(latents)["backend"]
+    title = f"decoded from its latents ({backend})"
+    if backend != "block_dct":
+        return _nothing(title, f"The {backend} decoder needs its weights; it is not run for a report.")
+    from dualforce_model.features import codec
+
+    stored = np.moveaxis(read_tensors(latents)["latents"], 1, 0)  # [F,16,h,w]
+    sound = clip.audio() if clip.has_audio else None
+    film = _film(title, codec.decode_stream(stored), sound, clip.frame_count)
+    film["psnr"] = _psnr(islice(clip.frames(), SECONDS * FPS), codec.decode_stream(stored))
+    return film
+
+
+def finished(path: Path, title: str) -> dict[str, Any]:
+    """A film that is already a file, such as a generated clip; made small for the page."""
+    import av
+
+    with open(path, "rb") as file, av.open(file, "r") as container:
+        rate = float(container.streams.video[0].average_rate or FPS)
+        frames = [frame.to_ndarray(format="rgb24") for frame in islice(container.decode(video=0), int(SECONDS * rate))]
+        count = container.streams.video[0].frames or len(frames)
+        sound = None
+        if container.streams.audio:
+            container.seek(0)
+            resampler = av.AudioResampler("fltp", "mono", SAMPLE_RATE)
+            pieces = [r.to_ndarray()[0] for f in container.decode(audio=0) for r in resampler.resample(f)]
+            pieces += [r.to_ndarray()[0] for r in resampler.resample(None)]
+            sound = np.concatenate(pieces) if pieces else None
+    return _film(title, frames, sound, count)
+
+
+def _nothing(title: str, note: str) -> dict[str, Any]:
+    return {"title": title, "video": "", "note": note, "psnr": None}
+
+
+def _film(title: str, frames: Iterable[np.ndarray], sound: np.ndarray | None, count: int) -> dict[str, Any]:
+    most = SECONDS * FPS
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        cut = sound[: most * SAMPLES_PER_FRAME] if sound is not None else None
+        shown = write_video(path, (_small(frame) for frame in islice(frames, most)), cut, SAMPLE_RATE, "aac")
+        data = path.read_bytes()
+    note = f"the first {SECONDS} s of {count / FPS:.1f} s" if count > shown else ""
+    facts = {"seconds": shown / FPS, "note": note, "sound": cut is not None, "psnr": None}
+    return {"title": title, "video": data_uri(data, "video/mp4"), **facts}
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    scale = min(1.0, SIDE / max(frame.shape[:2]))
+    size = (_even(frame.shape[1] * scale), _even(frame.shape[0] * scale))
+    if size == (frame.shape[1], frame.shape[0]):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
+
+
+def _even(side: float) -> int:
+    return max(2, round(side / 2) * 2)
+
+
+def _psnr(one: Iterable[np.ndarray], other: Iterable[np.ndarray]) -> float:
+    """Peak signal-to-noise ratio in dB over the frames that both have."""
+    errors = [np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2) for a, b in zip(one, other, strict=False)]
+    return float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)))
