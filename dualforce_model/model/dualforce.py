@@ -150,6 +150,10 @@ class DualForce(Duo):
         """
         level = torch.full((video.shape[0], 1), sigma, device=video.device)
         self.denoise_frame(cache, video, struct, level, None if struct is None else level)
+        self.advance(cache)
+
+    def advance(self, cache: Cache) -> None:
+        """Make the current frame past, with the keys and values of its last pass."""
         cache.frame += 1
         cache.begun = False
 

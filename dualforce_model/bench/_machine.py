@@ -1,0 +1,46 @@
+"""What a figure was measured on, and timing that waits for the device."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """Device, versions and precision settings, for the record."""
+    return {"device": device_name(device), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def timed(work: Callable[[], Any], device: torch.device, repeats: int, warmup: int) -> list[float]:
+    """Milliseconds of each of `repeats` runs after `warmup` runs. On a GPU by events, so the host may run ahead."""
+    for _ in range(warmup):
+        work()
+    if device.type != "cuda":
+        spent = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            work()
+            spent.append(1e3 * (time.perf_counter() - began))
+        return spent
+    torch.cuda.synchronize(device)
+    marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        work()
+        mark.record()
+    torch.cuda.synchronize(device)
+    return [a.elapsed_time(b) for a, b in pairwise(marks)]
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
