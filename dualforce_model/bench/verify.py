@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             torch.manual_seed(0)
             plain = DualForce(config).eval()
             nudge(plain)
+            sharpen(plain)
             fast = DualForce(config).eval()
         fast.load_state_dict(plain.state_dict())
         fast.to(half)
@@ -106,12 +107,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             evicted, window_pass(narrow, batch, sigma)
         )
         found["how far the window moves the result"] = moved = worst(window_pass(narrow, batch, sigma), exact)
-        checks["eviction is the window"] = error < TOLERANCE < moved
+        checks["eviction is the window"] = error < TOLERANCE and error < moved / 3
     for frames, window in ((1, None), (5, None), (8, None), (21, None), (8, 3)):
         error = attention_error(frames, window, device, half)
         found[f"attention and its gradients, F={frames}, window {window}"] = error
         checks[f"attention is right, F={frames}, window {window}"] = error < TOLERANCE
     return {**found, "checks": checks, "holds": all(checks.values())}
+
+
+def sharpen(model: DualForce) -> None:
+    """Open the gates of self-attention and make it choosy, so that what is seen shows in the result."""
+    for tower in (model.video, model.struct):
+        for block in [] if tower is None else tower.layers():
+            block.modulation.data[2] += 1
+            block.attention.norm_q.weight.data *= 4
 
 
 def worst(a: Velocity, b: Velocity) -> float:
