@@ -16,7 +16,7 @@ class FaceCropConfig:
 
     backend             who finds faces and landmarks; `mediapipe` carries its models in its package
     size                width and height of the clips in pixels; a multiple of 16, 512 for the published models
-    margin              side of the crop over the side of the face box; 1.9 shows hair, chin and some shoulder
+    margin              side of the crop over the side of the face box; 2 shows hair, chin and some shoulder
     shift_up            how far the crop's centre lies above the face box's, as a share of the face box
     cut_threshold       change of hue, saturation and brightness (0..255) that makes a shot cut; 27 is PySceneDetect's own
     detect_every        frames between two looks for faces (25 frames = 1 s)
@@ -30,7 +30,7 @@ class FaceCropConfig:
 
     backend: Literal["mediapipe"] = "mediapipe"  # finder of faces and landmarks
     size: int = 512  # pixels, width and height of the clips
-    margin: float = 1.9  # crop side / face box side
+    margin: float = 2.0  # crop side / face box side
     shift_up: float = 0.05  # of the face box
     cut_threshold: float = 27.0  # 0..255
     detect_every: int = 5  # frames

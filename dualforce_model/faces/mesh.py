@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dualforce_model.faces.detect import face_mesh, quiet
+from dualforce_model.faces.detect import Mesh
 
 LANDMARKS = 478
 TRACKING = 0.5  # MediaPipe's own confidence below which it looks for the face anew
@@ -30,9 +30,7 @@ class FaceMeter:
 
     def __init__(self, size: int):
         self.size = size  # of the clip, in whose pixels the landmarks are given
-        with quiet():
-            self._mesh = face_mesh(TRACKING, static=False)
-            self._mesh.process(np.zeros((64, 64, 3), np.uint8))
+        self._mesh = Mesh(TRACKING, static=False)
         self._rows: dict[str, list[Any]] = {name: [] for name in ARRAYS}
         self._before: np.ndarray | None = None
 
@@ -72,10 +70,9 @@ class FaceMeter:
 
     def _landmarks(self, crop: np.ndarray, expected: tuple[float, float, float]) -> np.ndarray | None:
         """float32 [478,3] in 0..1 of the crop, or None when the face is not found where the track saw it."""
-        found = self._mesh.process(crop).multi_face_landmarks
-        if not found:
+        points = self._mesh.points(crop)
+        if points is None:
             return None
-        points = np.array([(p.x, p.y, p.z) for p in found[0].landmark], np.float32)
         x, y, side = expected
         middle = (points[:, :2].min(0) + points[:, :2].max(0)) / 2
         return points if np.hypot(middle[0] - x, middle[1] - y) <= STRAY * side else None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dualforce_model.faces.config import FaceCropConfig
-from dualforce_model.faces.detect import Detector, Face
+from dualforce_model.faces.detect import Face, detector
 from dualforce_model.media import GridReader
 from dualforce_model.timeline import FPS
 
 SHOT_PX = 192  # longest side of the pictures on which cuts are found
-LOOK_PX = 640  # and on which faces are looked for; the detectors read 192 and 128 pixels anyway
+LOOK_PX = 640  # and on which known faces are followed
 SEARCH_PX = 1280  # and searched thoroughly, in tiles
 SEARCH_EVERY = FPS  # frames between two thorough searches
 MIN_SHOT = 15  # frames between two cuts (PySceneDetect's own default): a flash is no cut
@@ -47,29 +47,26 @@ def scan(reader: GridReader, config: FaceCropConfig) -> Scan:
     cv2.setNumThreads(1)
     found = Scan()
     cuts = ContentDetector(threshold=config.cut_threshold, min_scene_len=MIN_SHOT)
-    expected = 0  # faces that the last thorough search saw
-    with Detector(config.min_detection, config.min_presence, config.min_track_px) as detector:
-        for frame in reader:
-            found.frames = frame.index + 1
-            fresh_cuts: list[int] = []
-            if frame.fresh:
-                small = frame.picture.small(SHOT_PX)[:, :, ::-1]
-                fresh_cuts = [c.frame_num for c in cuts.process_frame(FrameTimecode(frame.index, float(FPS)), small)]
-                found.cuts += fresh_cuts
-            if not found.searches or frame.index - found.searches[-1] >= SEARCH_EVERY or fresh_cuts:
-                picture = frame.picture.small(SEARCH_PX)
-                scale = reader.width / picture.shape[1]
-                faces = [
-                    Face(f.x, f.y, f.side, f.score, detector.human(picture, scale, f))
-                    for f in detector.search(picture, scale)
-                ]
-                expected = sum(bool(f.human) for f in faces)
-                found.searches.append(frame.index)
-            elif frame.index % config.detect_every == 0:
-                picture = frame.picture.small(LOOK_PX)
-                scale = reader.width / picture.shape[1]
-                faces = detector.look(picture, scale, expected)
-            else:
-                continue
-            found.looks.append((frame.index, faces))
+    finder = detector(config.min_detection, config.min_presence)
+    known: list[Face] = []  # human faces, where they were last
+    for frame in reader:
+        found.frames = frame.index + 1
+        fresh_cuts: list[int] = []
+        if frame.fresh:
+            small = frame.picture.small(SHOT_PX)[:, :, ::-1]
+            fresh_cuts = [c.frame_num for c in cuts.process_frame(FrameTimecode(frame.index, float(FPS)), small)]
+            found.cuts += fresh_cuts
+        if not found.searches or frame.index - found.searches[-1] >= SEARCH_EVERY or fresh_cuts:
+            picture = frame.picture.small(SEARCH_PX)
+            scale = reader.width / picture.shape[1]
+            faces = [f for f in finder.search(picture, scale) if f.side >= config.min_track_px]
+            faces = [replace(f, human=finder.human(picture, scale, f)) for f in faces]
+            known = [f for f in faces if f.human]
+            found.searches.append(frame.index)
+        elif frame.index % config.detect_every == 0:
+            picture = frame.picture.small(LOOK_PX)
+            faces = known = finder.follow(picture, reader.width / picture.shape[1], known) if known else []
+        else:
+            continue
+        found.looks.append((frame.index, faces))
     return found
