@@ -1,0 +1,49 @@
+"""`python -m dualforce_model.train --config C.yaml --data RUN_DIR --out CHECKPOINTS`, also under `accelerate launch`.
+
+Exit codes: 0 finished · 2 bad input or config · 3 diverged · 75 stopped by SIGTERM, with a checkpoint to go on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+from dualforce_model import config as strict
+from dualforce_model.config import ConfigError
+from dualforce_model.errors import Verdict
+from dualforce_model.train.config import TrainConfig
+
+FINISHED, BAD_INPUT, DIVERGED, STOPPED = 0, 2, 3, 75
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dualforce_model.train", description="Train on a prepared run folder."
+    )
+    parser.add_argument("--config", type=Path, help="YAML or JSON with keys of TrainConfig; all defaults without it")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the config")
+    parser.add_argument("--data", type=Path, required=True, help="run folder with metadata.parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints; goes on from what is there")
+    parser.add_argument("--supervised", action="store_true", help="stop, with a checkpoint, when standard input closes")
+    given = parser.parse_args(arguments)
+    try:
+        config = strict.load(TrainConfig, given.config, given.set)
+        from dualforce_model.train.loop import DivergedError, train
+
+        try:
+            outcome = train(config, given.data, given.out, functools.partial(print, flush=True), given.supervised)
+        except DivergedError as error:
+            print(f"diverged: {error}", file=sys.stderr)
+            return DIVERGED
+    except (Verdict, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    print(f"{outcome.state} at step {outcome.step}: {outcome.checkpoint}", flush=True)
+    return STOPPED if outcome.state == "stopped" else FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

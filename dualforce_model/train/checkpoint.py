@@ -1,0 +1,154 @@
+"""Checkpoint folders: written whole or not at all, checked when read, pruned without ever losing the last good one.
+
+step-000300/
+    model/ ema/            weights and config of the model, and their moving average (what generation loads)
+    optimiser.safetensors  first and second moments and step of each parameter
+    dataset.json           identity, statistics, provenance and size of the data: what generation needs of it
+    state.json             step, training config, code version
+    COMPLETE               size and digest of every file above; written last
+latest -> step-000300      moved after the folder stands
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dualforce_model.errors import BadInput
+from dualforce_model.store import digest_file
+
+FORMAT = 1
+MARKER = "COMPLETE"
+LATEST = "latest"
+WRITING, REMOVING = ".writing-", ".removing-"
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def folders(root: Path) -> list[Path]:
+    """Checkpoint folders by step, whole or not."""
+    return sorted((p for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step_of)
+
+
+def write(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
+    """Publish checkpoint `step`: `fill` writes into an empty folder, which then gets its marker and its name."""
+    final, temporary = root / name_of(step), root / f"{WRITING}{name_of(step)}"
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    fill(temporary)
+    files = sorted(p for p in temporary.rglob("*") if p.is_file())
+    for file in files:
+        _sync(file)
+    facts = {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": digest_file(p)} for p in files}
+    marker = temporary / MARKER
+    marker.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for path in (marker, *(p for p in temporary.rglob("*") if p.is_dir()), temporary):
+        _sync(path)
+    if final.exists():  # it was found damaged, or belongs to a run that was told to start again
+        remove(final)
+    temporary.replace(final)
+    _sync(root)
+    link = root / f"{WRITING}{LATEST}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(final.name)
+    link.replace(root / LATEST)
+    _sync(root)
+    return final
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder; None when every file is what its marker says."""
+    try:
+        facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        for name, fact in facts.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != fact["bytes"] or digest_file(path) != fact["sha256"]:
+                return f"{name} is not what was written"
+    except FileNotFoundError:
+        return f"no {MARKER} marker: it was not written to the end"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"unreadable {MARKER} marker: {error}"
+    return None
+
+
+def newest(root: Path, say: Callable[[str], None] = print) -> Path | None:
+    """The newest whole checkpoint, if there is one; damaged ones on the way are named and passed over."""
+    for folder in reversed(folders(root)):
+        fault = damage(folder)
+        if fault is None:
+            return folder
+        say(f"checkpoint {folder} is passed over: {fault}")
+    return None
+
+
+def resolve(path: Path) -> Path:
+    """A whole checkpoint from its own folder, a link to it, or the folder that holds them. Raises BadInput."""
+    if not path.exists():
+        raise BadInput("no_checkpoint", f"there is no checkpoint at {path}")
+    if (path / MARKER).exists() or path.name.startswith("step-"):
+        folder: Path | None = path
+        fault = damage(path)
+        if fault:
+            raise BadInput("damaged_checkpoint", f"checkpoint {path}: {fault}; use another one or train on from it")
+    else:
+        folder = newest(path)
+    if folder is None:
+        raise BadInput("no_checkpoint", f"{path} is no checkpoint and holds none (step-000123 with a {MARKER} marker)")
+    return folder.resolve()
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """One of a checkpoint's JSON files. Raises BadInput for another format."""
+    value: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    if value.get("format") != FORMAT:
+        raise BadInput("other_format", f"{folder / name} has format {value.get('format')}, this is {FORMAT}")
+    return value
+
+
+def prune(root: Path, keep: int) -> None:
+    """Remove all but the newest `keep` whole checkpoints, and what killed processes left behind.
+
+    A folder without its marker counts for nothing, so the last good checkpoint is never the one that goes.
+    """
+    whole = [folder for folder in folders(root) if (folder / MARKER).exists()]
+    for folder in whole[: max(0, len(whole) - max(1, keep))]:
+        remove(folder)
+    for left in (*root.glob(f"{WRITING}*"), *root.glob(f"{REMOVING}*")):
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Take a checkpoint away; renamed first, so that a kill halfway leaves no half checkpoint under a good name."""
+    gone = folder.with_name(REMOVING + folder.name)
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.replace(gone)
+    shutil.rmtree(gone)
+
+
+def clear(root: Path) -> None:
+    """Remove all checkpoints, to start again."""
+    (root / LATEST).unlink(missing_ok=True)
+    for folder in folders(root):
+        remove(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,82 @@
+"""Checkpoint folders: whole or not at all, damage is seen, the last good one never goes."""
+
+import json
+
+import pytest
+
+from dualforce_model.errors import BadInput
+from dualforce_model.train import checkpoint
+
+
+def fill(text):
+    def write(folder):
+        (folder / "model").mkdir()
+        (folder / "model" / "weights").write_bytes(text * 1000)
+        (folder / "state.json").write_text(json.dumps({"format": 1, "step": 3}))
+
+    return write
+
+
+@pytest.fixture
+def root(tmp_path):
+    for step in (100, 200, 300):
+        checkpoint.write(tmp_path, step, fill(b"%d" % step))
+    return tmp_path
+
+
+def test_written_folders_are_whole_and_latest_follows(root):
+    assert [checkpoint.damage(f) for f in checkpoint.folders(root)] == [None] * 3
+    assert checkpoint.newest(root).name == "step-000300"
+    assert (root / "latest" / "state.json").exists()
+    assert checkpoint.resolve(root / "latest") == checkpoint.resolve(root) == (root / "step-000300").resolve()
+
+
+def test_a_failing_write_leaves_what_was_there(root):
+    def explode(folder):
+        fill(b"4")(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write(root, 400, explode)
+    assert checkpoint.newest(root).name == "step-000300"
+    checkpoint.prune(root, 5)
+    assert sorted(p.name for p in root.iterdir()) == ["latest", "step-000100", "step-000200", "step-000300"]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "changed", "missing", "no marker", "marker cut"])
+def test_a_harmed_checkpoint_is_named_and_passed_over(root, harm):
+    folder, weights = root / "step-000300", root / "step-000300" / "model" / "weights"
+    if harm == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif harm == "changed":
+        weights.write_bytes(b"4" + weights.read_bytes()[1:])
+    elif harm == "missing":
+        weights.unlink()
+    elif harm == "no marker":
+        (folder / "COMPLETE").unlink()
+    else:
+        (folder / "COMPLETE").write_text((folder / "COMPLETE").read_text()[:40])
+    said = []
+    assert checkpoint.newest(root, said.append).name == "step-000200"
+    assert len(said) == 1
+    assert "step-000300" in said[0]
+    with pytest.raises(BadInput) as error:
+        checkpoint.resolve(folder)
+    assert error.value.reason == "damaged_checkpoint"
+    checkpoint.write(root, 300, fill(b"300"))  # training comes by again
+    assert checkpoint.newest(root).name == "step-000300"
+
+
+def test_pruning_keeps_the_newest_and_never_the_only_good_one(root):
+    checkpoint.prune(root, 2)
+    assert [f.name for f in checkpoint.folders(root)] == ["step-000200", "step-000300"]
+    (root / "step-000300" / "COMPLETE").unlink()
+    checkpoint.prune(root, 1)
+    assert checkpoint.newest(root).name == "step-000200"
+
+
+def test_no_checkpoint_is_a_clear_error(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(BadInput) as error:
+            checkpoint.resolve(path)
+        assert error.value.reason == "no_checkpoint"
