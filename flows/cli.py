@@ -48,7 +48,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command(epilog="Examples:  \n`dualforce run demo --input videos --run-dir runs/mine`  \n`dualforce run runs/mine --only audio_features --set audio_features.n_mels=64`")
+@app.command(epilog="Examples:  \n`dualforce run demo --input videos --run-dir runs/mine`  \n`dualforce run runs/mine --only audio_features --set audio_features.mels=64`")
 def run(
     config: Annotated[str, typer.Argument(help="A YAML file, a shipped config (demo, local), or a run folder.")],
     input_dir: Annotated[Optional[Path], typer.Option("--input", help="Folder with videos.")] = None,

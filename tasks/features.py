@@ -44,6 +44,7 @@ def work(feature: str, item: Item, run_dir: Path, reuse: bool) -> list[Row]:
             "backend": config.backend,
             "version": spec.version,
             "config": configs.to_dict(config),
+            "statistics": spec.statistics(tensors),
         }
         write_tensors(run_dir / name, tensors, provenance)
     return [Row(files=(name,))]

@@ -89,9 +89,10 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
             raise trouble
         ledger.finish(run.dir, name, len(shards))
     _show(run, name, dict(total))
-    if total["failed"] and not stage.in_workers:  # one clip in thousands may fail, the only item of a stage may not
-        (row,) = ledger.read(run.dir, name).to_dict("records")
-        raise RunError(f"{name} failed: {row['message']}")
+    rows = ledger.read(run.dir, name)
+    if not stage.in_workers and len(rows) and (rows["status"] == "failed").all():
+        # one clip in thousands may fail; the dataset, the training or the sample as a whole may not
+        raise RunError(f"{name} failed: {rows['message'].iloc[0]}")
     return dict(total)
 
 

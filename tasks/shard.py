@@ -44,7 +44,8 @@ def previous_records(run: Run, stage: Stage) -> dict[Key, list[Record]]:
     """Earlier ledger rows of a stage by item."""
     found: dict[Key, list[Record]] = defaultdict(list)
     for record in ledger.read(run.dir, stage.name).to_dict("records"):
-        found[record["source"], "" if stage.per_source else record["clip_id"]].append(record)
+        source = "" if stage.gives == "dataset" else record["source"]
+        found[source, record["clip_id"] if stage.gives == "clip" else ""].append(record)
     return dict(found)
 
 
@@ -166,7 +167,7 @@ def _records(run_dir: Path, stage: str, item: Item, result: Any) -> list[Record]
         {
             "clip_id": row.clip_id or item.clip_id,
             "source_id": row.source_id or item.source_id,
-            "source": item.source,
+            "source": row.source or item.source,
             "stage": stage,
             "status": row.status,
             "reason": row.reason,

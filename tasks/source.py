@@ -40,7 +40,8 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     except PermissionError:
         return [Row("failed", "no_permission", f"{item.source!r} may not be read; check its permissions", retry=True)]
     slug = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:40].strip("-") or "video"
-    source_id = f"{slug}-{digest_bytes(f'{item.source}\n{content}'.encode())[:8]}"
+    short = digest_bytes("\n".join((item.source, content)).encode())[:8]
+    source_id = f"{slug}-{short}"
     facts = {"content": content, "path": str(path)}
     try:
         info = media.probe(path)
@@ -96,4 +97,4 @@ def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-STAGE = Stage("source", plan, work, per_source=True)
+STAGE = Stage("source", plan, work, gives="clips")

@@ -38,8 +38,9 @@ class Row:
     reason: str = ""
     message: str = ""
     reasons: tuple[str, ...] = ()
-    clip_id: str = ""
+    clip_id: str = ""  # this and the next two: where they are not the item's own
     source_id: str = ""
+    source: str = ""
     files: tuple[str, ...] = ()  # first = the artifact
     scores: dict[str, float | None] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class Stage:
     name: str
     plan: Callable[[Run], Sequence[Item]]
     work: Callable[[Item, Path, bool], list[Row]]
-    per_source: bool = False  # an item is a source and may give several clips
+    gives: Literal["clip", "clips", "dataset"] = "clip"  # rows of an item: one, those of a source, those of the run
     in_workers: bool = True  # False: the item is one long job that brings its own processes (training)
 
 

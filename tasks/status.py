@@ -5,48 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dualforce_model.store import ledger
-from tasks.config import STAGES
+from dualforce_model.report.funnel import journeys, stage_table
 
 
 def status(run_dir: Path) -> dict[str, Any]:
-    """`stages` (counts by stage, reasons among them) and `clips` (one row per item: the last stage that it reached)."""
-    stages: dict[str, Any] = {}
-    last: dict[tuple[str, str], dict[str, Any]] = {}
-    for stage in STAGES:
-        if not ledger.exists(run_dir, stage):
-            continue
-        rows = ledger.read(run_dir, stage)
-        counts = {what: int((rows["status"] == what).sum()) for what in ("accepted", "rejected", "failed")}
-        reasons = rows.loc[rows["status"] != "accepted", "reason"].value_counts()
-        stages[stage] = {
-            **counts,
-            "reused": int(rows["reused"].sum()),
-            "reasons": {str(reason): int(count) for reason, count in sorted(reasons.items())},
-            "seconds": round(float(rows["seconds"].sum()), 3),
-        }
-        for row in rows.to_dict("records"):
-            if row["source"]:  # training and its sample belong to the run, not to a clip
-                _place(last, stage, row)
-    return {"run_dir": str(run_dir), "stages": stages, "clips": [last[key] for key in sorted(last)]}
-
-
-def _place(last: dict[tuple[str, str], dict[str, Any]], stage: str, row: dict[str, Any]) -> None:
-    key = (row["source"], row["clip_id"])
-    if row["clip_id"]:
-        last.pop((row["source"], ""), None)  # the source gave clips; they speak for it now
-    bad = row["status"] != "accepted"
-    # side by side stages run after a failed sister too, and her trouble is the news
-    if key in last and last[key]["status"] != "accepted" and not bad:
-        return
-    last[key] = {
-        "clip_id": row["clip_id"],
-        "source": row["source"],
-        "stage": stage,
-        "status": row["status"],
-        "reason": row["reason"],
-        "message": row["message"],
-    }
+    """`stages` (counts by stage, reasons among them) and `clips` (per clip, or source without one: what decided)."""
+    stages = {row.pop("stage"): {**row, "reasons": dict(row["reasons"])} for row in stage_table(run_dir)}
+    clips = []
+    for journey in journeys(run_dir):
+        stage, row = journey.last
+        clips.append(
+            {
+                "clip_id": journey.clip_id,
+                "source": journey.source,
+                "stage": stage,
+                "status": row["status"],
+                "reason": row["reason"],
+                "message": row["message"],
+            }
+        )
+    return {"run_dir": str(run_dir), "stages": stages, "clips": clips}
 
 
 def verdicts(run_dir: Path) -> dict[str, tuple[str, str]]:

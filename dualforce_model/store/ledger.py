@@ -104,9 +104,9 @@ def facts(row: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(row["facts"])  # type: ignore[no-any-return]
 
 
-def scores(row: Mapping[str, Any]) -> dict[str, float]:
-    """The scores of a row without their column prefix; scores that were not measured are left out."""
-    return {k.removeprefix(SCORE): v for k, v in row.items() if k.startswith(SCORE) and not pd.isna(v)}
+def scores(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """The scores of a row without their column prefix; None for what could not be measured."""
+    return {k.removeprefix(SCORE): None if pd.isna(v) else float(v) for k, v in row.items() if k.startswith(SCORE)}
 
 
 def _parts(run_dir: Path, stage: str) -> list[Path]:

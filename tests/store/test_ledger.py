@@ -20,7 +20,7 @@ def test_rows_come_back_typed_and_ordered(tmp_path):
     assert list(rows["reasons"].iloc[1]) == ["x", "y"]
     records = rows.to_dict("records")
     assert ledger.scores(records[1]) == {"sharpness": 2.5}
-    assert ledger.scores(records[0]) == {}
+    assert ledger.scores(records[0]) == {"sharpness": None}
     assert ledger.facts(records[2]) == {"k": 1}
     assert len(pd.read_parquet(ledger.folder(tmp_path, "s"))) == 3  # one call of pandas reads all parts
 

@@ -1,0 +1,69 @@
+"""Stage `generate`: a sample from the trained checkpoint, made after a clip that training did not see where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from dualforce_model import config as configs
+from dualforce_model.generate import GenerateConfig
+from dualforce_model.media import Clip
+from dualforce_model.store import digest_file, identity, write_json
+from tasks.run import Run, RunError
+from tasks.stage import Item, Row, Stage, row_facts, upstream
+
+VERSION = 1
+
+
+def plan(run: Run) -> list[Item]:
+    """One item: the first held-out clip's first picture and its sound, under the newest checkpoint."""
+    trained = upstream(run, "train")
+    if not len(trained):
+        raise RunError(f"no finished training in {run.dir}; run the stage 'train' first")
+    (training,) = trained.itertuples(index=False)
+    table = pd.read_parquet(run.dir / "metadata.parquet").sort_values("clip_id")
+    order = table["split"].map({"val": 0, "test": 1, "train": 2})
+    clip = next(table.loc[order.sort_values(kind="stable").index].itertuples(index=False))
+    mine = identity(
+        stage="generate",
+        version=VERSION,
+        training=training.identity,
+        clip=json.loads(clip_files(run, clip.clip_id))[0][2],
+        config=configs.to_dict(run.config.generate),
+    )
+    payload = {"config": run.config.generate, "checkpoint": row_facts(training)["folder"], "split": clip.split}
+    return [Item(mine, "", "", clip.clip_id, payload)]
+
+
+def clip_files(run: Run, clip_id: str) -> str:
+    """The recorded files of a clip, as JSON."""
+    rows = upstream(run, "face_crop")
+    return str(rows.loc[rows["clip_id"] == clip_id, "files"].iloc[0])
+
+
+def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
+    """Generate the sample, unless a whole one of the same identity lies there."""
+    name = f"samples/{item.clip_id}.mp4"
+    film, sidecar = run_dir / name, (run_dir / name).with_suffix(".json")
+    if not (reuse and _whole(film, sidecar, item.identity)):
+        from dualforce_model.generate.render import generate
+
+        config: GenerateConfig = item.payload["config"]
+        clip = Clip(run_dir / "clips", item.clip_id)
+        made = generate(run_dir / item.payload["checkpoint"], next(iter(clip.frames())), clip.audio(), film, config)
+        facts = {"identity": item.identity, "clip_id": item.clip_id, "frames": made.frames, "sha256": digest_file(film)}
+        write_json(sidecar, {**facts, "split": item.payload["split"], "checkpoint": item.payload["checkpoint"]})
+    return [Row(files=(name, str(sidecar.relative_to(run_dir))), facts={"split": item.payload["split"]})]
+
+
+def _whole(film: Path, sidecar: Path, identity: str) -> bool:
+    try:
+        facts = json.loads(sidecar.read_text(encoding="utf-8"))
+        return facts["identity"] == identity and facts["sha256"] == digest_file(film)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+STAGE = Stage("generate", plan, work, in_workers=False)

@@ -1,0 +1,64 @@
+"""Stage `metadata`: every accepted clip's features validated and made one dataset, split by identity."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from dualforce_model import config as configs
+from dualforce_model import metadata
+from dualforce_model.features import FEATURES
+from dualforce_model.metadata import MetadataConfig
+from dualforce_model.store import identity
+from tasks.run import Run, RunError
+from tasks.stage import Item, Row, Stage, row_facts, upstream
+
+FILES = ("metadata.json", "metadata.parquet", "stats.json")
+
+
+def plan(run: Run) -> list[Item]:
+    """One item: the dataset. Its identity holds those of all features of all accepted clips."""
+    accepted = upstream(run, "quality")
+    if not len(accepted):
+        raise RunError(f"no clip of {run.dir} was accepted; `dualforce status {run.dir}` says why")
+    frames = {row.clip_id: row_facts(row)["frames"] for row in upstream(run, "face_crop").itertuples(index=False)}
+    made: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in FEATURES:
+        for row in upstream(run, name).itertuples(index=False):
+            made[row.clip_id][name] = row.identity
+    clips = [
+        {"clip_id": row.clip_id, "source_id": row.source_id, "source": row.source, "frames": frames[row.clip_id]}
+        for row in accepted.itertuples(index=False)
+    ]
+    mine = identity(
+        stage="metadata",
+        format=metadata.FORMAT,
+        config=configs.to_dict(run.config.metadata),
+        clips=[[clip, made.get(clip["clip_id"], {})] for clip in clips],
+    )
+    return [Item(mine, "", "", payload={"clips": clips, "config": run.config.metadata})]
+
+
+def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
+    """Build the dataset; a row per clip. Raises BadInput when no clip can be used or two ways of making are mixed."""
+    config: MetadataConfig = item.payload["config"]
+    folders = {name: run_dir / "features" / name for name in FEATURES}
+    sources = {clip["clip_id"]: clip["source"] for clip in item.payload["clips"]}
+    rows = []
+    for n, found in enumerate(metadata.build(run_dir, item.payload["clips"], folders, config)):
+        rows.append(
+            Row(
+                status=found["status"],
+                reason=found["reason"],
+                message=found["message"],
+                clip_id=found["clip_id"],
+                source_id=found["source_id"],
+                source=sources[found["clip_id"]],
+                facts={"group": found["group"], "split": found["split"]},
+                files=() if n else FILES,  # they belong to all rows; one is enough to watch over them
+            )
+        )
+    return rows
+
+
+STAGE = Stage("metadata", plan, work, gives="dataset", in_workers=False)
