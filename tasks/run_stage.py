@@ -10,7 +10,6 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import opaque
 
@@ -80,7 +79,7 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         ]
         total: Counter[str] = Counter(accepted=0, rejected=0, failed=0, reused=0)
         trouble: Exception | None = None
-        for future in as_completed(futures):
+        for future in futures:
             try:
                 total.update(future.result())
             except Exception as error:  # noqa: BLE001  (the other shards shall finish and be recorded first)
