@@ -42,7 +42,7 @@ class Portrait:
         return float(np.ptp(self.points[:, 0]))
 
 
-def sit(name: str, width: int, height: int, face_width: float, centre: tuple[float, float] = (0.5, 0.48)) -> Portrait:
+def sit(name: str, width: int, height: int, face_width: float, centre: tuple[float, float] = (0.5, 0.56)) -> Portrait:
     """Sitter `name` on a canvas of width x height px, the face `face_width` px wide with its middle at `centre`.
 
     centre: fractions of the canvas. Around a sitter of the group photo the picture is out of focus, as in a portrait
@@ -65,10 +65,10 @@ def sit(name: str, width: int, height: int, face_width: float, centre: tuple[flo
     )
     placed = points @ linear.T + shift
     soft = cv2.GaussianBlur(canvas, (0, 0), 1.6)
-    canvas = cv2.addWeighted(canvas, 2.2, soft, -1.2, 0)  # a small face enlarged is soft; give it back its edges
+    canvas = cv2.addWeighted(canvas, 1.8, soft, -0.8, 0)  # a small face enlarged is soft; give it back its edges
     if SITTERS[name][0] == "t1.jpg":
         canvas = _out_of_focus(canvas, placed)
-    grain = np.random.default_rng(7).normal(0, 2.0, canvas.shape[:2])[..., None]  # skin has pores, enlarged skin none
+    grain = np.random.default_rng(7).normal(0, 1.2, canvas.shape[:2])[..., None]  # skin has pores, enlarged skin none
     return Portrait(np.clip(canvas + grain, 0, 255).astype(np.uint8), placed)
 
 
@@ -89,13 +89,17 @@ def _out_of_focus(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _photo(name: str) -> tuple[np.ndarray, np.ndarray]:
     """The whole picture (RGB) and the sitter's mesh in its pixels."""
     import cv2
-    from mediapipe.python.solutions.face_mesh import FaceMesh
+
+    from dualforce_model.faces.detect import quiet
+
+    with quiet():
+        from mediapipe.python.solutions.face_mesh import FaceMesh
 
     file, x, y, half = SITTERS[name]
     picture = picture_of(file)
     x0, y0 = max(0, x - half), max(0, y - half)
     square = cv2.resize(picture[y0 : y + half, x0 : x + half], None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
-    with FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True) as mesh:
+    with quiet(), FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True) as mesh:
         found = mesh.process(square).multi_face_landmarks
     if not found:
         raise RuntimeError(f"MediaPipe finds no face of the {name} in {file}: has the picture or the model changed?")

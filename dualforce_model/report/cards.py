@@ -91,14 +91,14 @@ def _plot(clip: Clip, way: Journey, least: float) -> dict[str, Any]:
     arrays = clip.read_landmarks()
     sound = listen(clip.audio())
     scores = ledger.scores(way.rows["quality"]) if "quality" in way.rows else {}
-    lag = scores.get("av_offset_frames") if scores.get("av_confidence", 0.0) >= least else None
+    lag = scores.get("av_offset_frames") if _sure(scores, least) else None
     plot = mouth_and_sound(
         mouth_opening(arrays["landmarks"], arrays["valid"]), sound.energy, lag, words.visible(way.clip_id)
     )
     return {"plot": plot, "moved": lag is not None and abs(lag) >= 1, "offset": _offset(scores, least)}
 
 
-def _offset(scores: Mapping[str, float], least: float) -> str:
+def _offset(scores: Mapping[str, float | None], least: float) -> str:
     """The found offset as a sentence; one that is less sure than `least` is no finding."""
     lag = scores.get("av_offset_frames")
     if lag is None:
@@ -107,10 +107,15 @@ def _offset(scores: Mapping[str, float], least: float) -> str:
     lag = round(lag, 1) + 0.0  # no "-0.0"
     where = "together with" if abs(ms) < 20 else f"{abs(ms):.0f} ms {'after' if ms > 0 else 'before'}"
     sure = words.short(scores.get("av_correlation")), words.short(scores.get("av_confidence"))
-    if not scores.get("av_confidence", 0.0) >= least:
+    if not _sure(scores, least):
         return f"Mouth and sound don't match clearly at any offset (confidence {sure[1]}, {words.short(least)} wanted)."
     how = f"{lag:+.1f} frames, correlation {sure[0]}, confidence {sure[1]}"
     return f"The sound comes {where} the mouth ({how})."
+
+
+def _sure(scores: Mapping[str, float | None], least: float) -> bool:
+    confidence = scores.get("av_confidence")
+    return confidence is not None and confidence >= least
 
 
 def _source(way: Journey) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def _source(way: Journey) -> dict[str, Any]:
     return shown
 
 
-def _scores(scores: Mapping[str, float], limits: QualityConfig) -> dict[str, Any]:
+def _scores(scores: Mapping[str, float | None], limits: QualityConfig) -> dict[str, Any]:
     """Each check with its value, what is wanted and whether it passed, as the filter itself judges."""
     whole = {**dict.fromkeys(SCORES), **scores}
     failed = set(verdict(whole, limits))
