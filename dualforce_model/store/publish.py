@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".partial-"
+_UMASK = os.umask(0)  # can only be read by setting it
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -24,6 +26,7 @@ def publish(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "rb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # some writers make files that only their owner may read
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
