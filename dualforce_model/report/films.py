@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dualforce_model.errors import BadInput
 from dualforce_model.media import Clip
 from dualforce_model.report import words
 from dualforce_model.report.funnel import Journey
-from dualforce_model.report.pictures import data_uri
+from dualforce_model.report.pictures import data_uri, jpeg
 from dualforce_model.store import read_provenance, read_tensors
 from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -38,8 +38,11 @@ def comparisons(run_dir: Path, accepted: Sequence[Journey], most: int) -> tuple[
         clip_id = str(facts.get("clip_id") or "")
         films = _recorded(run_dir, clip_id) if clip_id in {way.clip_id for way in accepted} else []
         told |= {clip_id}
-        title = f"Generated: {words.visible(path.name)}"
-        groups.append({"title": title, "films": [*films, _shown("generated clip", finished, path, "generated clip")]})
+        film = _shown("generated clip", finished, path, "generated clip")
+        if facts.get("split"):
+            said = f"from the first picture and the sound of this clip ({words.visible(facts['split'])} split)"
+            film["note"] = "; ".join(filter(None, [said, film["note"]]))
+        groups.append({"title": f"Generated: {words.visible(path.stem)}", "films": [*films, film]})
     generated = len(groups)
     others = [way.clip_id for way in accepted if way.clip_id not in told][: max(0, most - generated)]
     groups += [{"title": words.visible(clip_id), "films": _recorded(run_dir, clip_id)} for clip_id in others]
@@ -125,10 +128,13 @@ def _nothing(title: str, note: str) -> dict[str, Any]:
 def _film(title: str, frames: Iterable[np.ndarray], sound: np.ndarray | None, count: int) -> dict[str, Any]:
     most = SECONDS * FPS
     cut = sound[: most * SAMPLES_PER_FRAME] if sound is not None else None
-    data, shown = _encode((_small(frame) for frame in islice(frames, most)), cut)
+    small = (_small(frame) for frame in islice(frames, most))
+    first = next(small)
+    data, shown = _encode(chain([first], small), cut)
     note = f"the first {SECONDS} s of {count / FPS:.1f} s" if count > most else ""
     facts = {"seconds": shown / FPS, "note": note, "sound": cut is not None, "psnr": None}
-    return {"title": title, "video": data_uri(data, "video/mp4"), **facts}
+    poster = data_uri(jpeg(first), "image/jpeg")  # phones show nothing of a film before it is played
+    return {"title": title, "video": data_uri(data, "video/mp4"), "poster": poster, **facts}
 
 
 def _encode(frames: Iterable[np.ndarray], sound: np.ndarray | None) -> tuple[bytes, int]:

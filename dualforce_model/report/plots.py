@@ -60,7 +60,7 @@ def loss_curve(points: Sequence[tuple[float, float]], validation: Sequence[tuple
     step = _nice((high - low) / 4 or abs(high) / 4 or 1.0)
     low = math.floor(low / step) * step
     high = max(math.ceil(high / step) * step, low + step)
-    left, right, top, bottom = 52, WIDTH - 12, 10, height - 34
+    left, right, top, bottom = 52, WIDTH - 24, 10, height - 34
     first, last = float(steps[0]), float(steps[-1])
 
     def x(s: np.ndarray) -> np.ndarray:
