@@ -113,8 +113,8 @@ def fit_pose(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rotation, scale, mean - scale[:, None] * (rotation @ shape_mean)
 
 
-def track_head(landmarks: np.ndarray, valid: np.ndarray, size: int) -> HeadTrack:
-    """Head of each frame from landmarks [T,478,3] in pixels of a `size` x `size` clip; `valid` [T] says where they are.
+def held(valid: np.ndarray) -> np.ndarray:
+    """For each frame of `valid` [T], the row of the last valid one among the valid ones; before the first, the first.
 
     Raises Rejected no_landmarks when there is no frame with a face.
     """
@@ -122,18 +122,27 @@ def track_head(landmarks: np.ndarray, valid: np.ndarray, size: int) -> HeadTrack
         raise Rejected(
             "no_landmarks", f"none of {len(valid)} frames has landmarks, so there is no head pose to measure"
         )
-    held = np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1))
-    held[held < 0] = np.argmax(valid)  # before the first face: the first one
-    seen, index = np.unique(held, return_inverse=True)
-    image = landmarks[seen].astype(np.float64) * (2 / size) - np.array([1, 1, 0])
+    return np.maximum(np.cumsum(valid) - 1, 0)
+
+
+def track_head(landmarks: np.ndarray, valid: np.ndarray, size: int) -> HeadTrack:
+    """Head of each frame from landmarks [T,478,3] in pixels of a `size` x `size` clip; `valid` [T] says where they are.
+
+    Raises Rejected no_landmarks when there is no frame with a face.
+    """
+    index = held(valid)
+    image = landmarks[valid].astype(np.float64) * (2 / size) - np.array([1, 1, 0])
     rotation, scale, translation = fit_pose(image[:, RIGID])
     relative = image[:, KEYPOINTS] - translation[:, None]
     keypoints = np.einsum("tji,tnj->tni", rotation, relative) / scale[:, None, None]
     return HeadTrack(rotation[index], scale[index], translation[index, :2], keypoints[index], valid.copy())
 
 
-def head_of(clip: Clip) -> HeadTrack:
-    """The head track of a clip. Raises BadInput landmark_length, Rejected no_landmarks."""
+def landmarks_of(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks [T,478,3] in pixels of the clip, and in which frames [T] they are known.
+
+    Raises BadInput landmark_length, landmarks_not_finite.
+    """
     arrays, frames = clip.read_landmarks(), int(clip.info["frames"])
     landmarks, valid = arrays["landmarks"], arrays["valid"].astype(bool)
     if landmarks.shape != (frames, LANDMARKS, 3) or valid.shape != (frames,):
@@ -144,4 +153,10 @@ def head_of(clip: Clip) -> HeadTrack:
         )
     if not np.isfinite(landmarks[valid]).all():
         raise BadInput("landmarks_not_finite", f"{clip.landmarks}: landmarks of valid frames hold NaN or infinity")
+    return landmarks, valid
+
+
+def head_of(clip: Clip) -> HeadTrack:
+    """The head track of a clip. Raises as `landmarks_of` does, and Rejected no_landmarks."""
+    landmarks, valid = landmarks_of(clip)
     return track_head(landmarks, valid, int(clip.info["size"]))
