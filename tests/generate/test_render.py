@@ -1,0 +1,168 @@
+"""From files to a file: bytes, streams, synchrony, and what is refused; the checkpoint folder is all that is needed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
+
+from dualforce_model.errors import BadInput, Rejected
+from dualforce_model.generate import GenerateConfig
+from dualforce_model.generate.__main__ import main
+from dualforce_model.generate.render import generate
+from dualforce_model.train import checkpoint as checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = GenerateConfig(steps=1)
+
+
+def test_same_input_same_bytes(checkpoint, picture, speech, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        assert generate(checkpoint, picture, speech, tmp_path / name, QUICK).frames == 31
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    generate(checkpoint, picture, speech, tmp_path / "c.mp4", GenerateConfig(steps=1, seed=5))
+    assert (tmp_path / "a.mp4").read_bytes() != (tmp_path / "c.mp4").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_sound_and_pictures_are_together_to_within_20_ms(talker, picture, tmp_path):
+    """Clicks at known instants, measured in the muxed file, as a player hears them (edit lists applied)."""
+    clicks = np.array([0.25, 0.9, 1.5, 2.2])
+    sound = 1e-3 * np.random.default_rng(0).standard_normal(40000).astype(np.float32)
+    for click in clicks:
+        sound[round(click * 16000) :][:16] = 0.9
+    made = generate(talker, picture, sound, tmp_path / "out.mp4", QUICK)
+    with av.open(str(made.path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
+        times = [float(frame.time) for frame in container.decode(video)]
+    np.testing.assert_allclose(times, np.arange(63) / 25, atol=1e-6)
+    raw = subprocess.run(
+        [get_ffmpeg_exe(), "-v", "error", "-i", str(made.path), "-f", "f32le", "-ac", "1", "-ar", "16000", "-"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    heard = np.abs(np.frombuffer(raw, np.float32))
+    assert abs(len(heard) / 16000 - 63 / 25) < 0.1
+    for click in clicks:
+        around = slice(round((click - 0.1) * 16000), round((click + 0.1) * 16000))
+        found = (around.start + heard[around].argmax()) / 16000
+        assert abs(found - click) < 0.02
+
+
+def test_a_real_picture_and_any_sound_file_through_the_command(checkpoint, shared_data, tmp_path):
+    """From a copy of the checkpoint folder alone, elsewhere: no run folder is needed."""
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(checkpoint, copy)
+    arguments = ["--checkpoint", copy, "--image", shared_data / "images" / "lp_s9.jpg"]
+    arguments += ["--audio", shared_data / "audio" / "echomimic_en.wav", "-o", tmp_path / "out.mp4"]
+    arguments += ["--steps", "1", "--seed", "3", "--set", "seconds=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dualforce_model.generate", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'out.mp4'}: 1.00 s\n"
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 25
+
+
+def refused(*arguments, kind=BadInput, **named) -> str:
+    with pytest.raises(kind) as error:
+        generate(*arguments, **named)
+    return error.value.reason
+
+
+def test_bad_sound_is_refused_before_anything_is_loaded(picture, speech, shared_data, tmp_path):
+    nowhere, out = tmp_path / "no checkpoint", tmp_path / "out.mp4"
+    text = tmp_path / "speech.wav"
+    text.write_text("words")
+    for sound, reason in (
+        (np.zeros(0, np.float32), "empty_audio"),
+        (np.zeros(16000, np.float32), "silent_audio"),
+        (np.full(16000, np.nan, np.float32), "bad_audio"),
+        (np.ones(16000, np.int16), "bad_audio"),
+        (np.ones((2, 16000), np.float32), "bad_audio"),
+        (np.ones(601 * 16000, np.float32), "too_long"),
+        (tmp_path / "missing.wav", "no_sound"),
+        (text, "no_sound"),
+        (shared_data / "images" / "lp_s9.jpg", "no_sound"),
+    ):
+        assert refused(nowhere, picture, sound, out) == reason
+    assert refused(nowhere, picture, speech, tmp_path / "out.avi") == "wrong_output"
+    long = shared_data / "audio" / "hdtf_RD_Radio31_000_en.wav"
+    assert refused(nowhere, picture, long, out, GenerateConfig(max_seconds=5)) == "too_long"
+    assert refused(nowhere, picture, long, out, GenerateConfig(max_seconds=5, seconds=4)) == "no_checkpoint"
+    assert not out.exists()
+
+
+def test_bad_pictures_are_refused(checkpoint, speech, shared_data, tmp_path):
+    from PIL import Image
+
+    out, pixel = tmp_path / "out.mp4", tmp_path / "pixel.png"
+    Image.new("RGB", (1, 1)).save(pixel)
+    assert refused(checkpoint, tmp_path / "missing.png", speech, out) == "no_picture"
+    assert refused(checkpoint, shared_data / "audio" / "echomimic_en.wav", speech, out) == "no_picture"
+    assert refused(checkpoint, pixel, speech, out, kind=Rejected) == "no_face"
+    group = shared_data / "images" / "insightface_t1_group.jpg"
+    assert refused(checkpoint, group, speech, out, kind=Rejected) == "several_faces"
+
+
+def altered(checkpoint: Path, root: Path, file: str, change) -> Path:
+    """A whole checkpoint, one of whose JSON files says something else."""
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+        (folder / "COMPLETE").unlink()
+        facts = json.loads((folder / file).read_text())
+        change(facts)
+        (folder / file).write_text(json.dumps(facts))
+
+    return checkpoints.write(root, 12, fill)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("dataset.json", lambda f: f["card"].update(identity="0" * 32), "the statistics are of 000"),
+        (
+            "dataset.json",
+            lambda f: f["card"]["features"]["audio_features"].update(version="0"),
+            "audio_features of version",
+        ),
+        ("dataset.json", lambda f: f["card"]["stats"]["audio"].update(mean=[0.0] * 7), "7"),
+        ("state.json", lambda f: f["config"].update(stepz=1), "unknown key 'stepz'"),
+        ("ema/config.json", lambda f: f["video"].update(layers=3), "lacks"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(checkpoint, picture, speech, tmp_path, file, change, message):
+    changed = altered(checkpoint, tmp_path, file, change)
+    with pytest.raises(BadInput, match=message) as error:
+        generate(changed, picture, speech, tmp_path / "out.mp4")
+    assert error.value.reason == "foreign_checkpoint"
+
+
+def test_a_folder_that_is_no_checkpoint_or_damaged_is_refused(checkpoint, picture, speech, tmp_path):
+    out = tmp_path / "out.mp4"
+    assert refused(tmp_path, picture, speech, out) == "no_checkpoint"
+    damaged = tmp_path / "step-000012"
+    shutil.copytree(checkpoint, damaged)
+    (damaged / "dataset.json").write_text("{}")
+    assert refused(damaged, picture, speech, out) == "damaged_checkpoint"
+
+
+def test_the_command_says_what_is_wrong(checkpoint, shared_data, tmp_path, capsys):
+    arguments = ["--checkpoint", checkpoint, "--image", shared_data / "images" / "lp_s9.jpg", "--audio", tmp_path]
+    assert main([*map(str, arguments), "-o", str(tmp_path / "out.mp4")]) == 2
+    assert "cannot read sound" in capsys.readouterr().err
+    assert main([*map(str, arguments), "--set", "stepz=3"]) == 2
+    assert "unknown key 'stepz'; did you mean 'steps'" in capsys.readouterr().err
