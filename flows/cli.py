@@ -56,16 +56,17 @@ def run(
     from_stage: Annotated[Optional[str], typer.Option("--from", metavar="STAGE", help="Start at this stage.")] = None,
     only: Annotated[Optional[list[str]], typer.Option(metavar="STAGE", help="Run only this stage (may be repeated).")] = None,
     force: Annotated[bool, typer.Option(help="Do again what is valid.")] = False,
+    retry_failed: Annotated[Optional[list[str]], typer.Option(metavar="CLASS", help="Try failed downloads of this class again (gone, private, …, all).")] = None,
     set_: Set = [],  # noqa: B006
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")] = False,
 ) -> None:
     """Run the workflow, or a part of it. What is valid from an earlier run is reused."""
-    _run(config, input_dir, run_dir, from_stage, only or [], force, set_, verbose)
+    _run(config, input_dir, run_dir, from_stage, only or [], force, set_, verbose, retry_failed or [])
 
 
 def _run(
     config: str, input_dir: Path | None, run_dir: Path | None, from_stage: str | None = None, only: list[str] = [],  # noqa: B006
-    force: bool = False, set_: list[str] = [], verbose: bool = False,  # noqa: B006
+    force: bool = False, set_: list[str] = [], verbose: bool = False, retry_failed: list[str] = [],  # noqa: B006
 ) -> Path:  # fmt: skip
     from flows import settings
 
@@ -85,6 +86,7 @@ def _run(
             from_stage=from_stage,
             only=only,
             force=force,
+            retry_failed=retry_failed,
         )
     _print_status(folder)
     console.print(f"report: {folder / 'report' / 'index.html'}", soft_wrap=True)

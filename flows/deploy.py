@@ -20,7 +20,7 @@ def deploy() -> Iterator[str]:
     from prefect.client.schemas.actions import WorkPoolCreate
 
     with get_client(sync_client=True) as client:
-        there = {pool.name for pool in client.read_work_pools()}
+        there = {pool.name for pool in client.read_work_pools(limit=200)}
         for name in POOLS:
             if name not in there:
                 client.create_work_pool(WorkPoolCreate(name=name, type="process"))

@@ -15,10 +15,11 @@ from dualforce_model.features import FEATURES
 from flows.settings import prepare
 from flows.stages import FLOWS, run_name
 from tasks.config import STAGES
+from tasks.download import retry_failed as ask_again
 from tasks.run import Run, lock
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("source",), ("face_crop",), ("quality",), tuple(FEATURES), ("metadata",), ("train",), ("generate",),
+    ("download",), ("source",), ("face_crop",), ("quality",), tuple(FEATURES), ("metadata",), ("train",), ("generate",),
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ def pipeline(
     from_stage: str | None = None,
     only: list[str] = [],  # noqa: B006
     force: bool = False,
+    retry_failed: list[str] = [],  # noqa: B006
 ) -> dict[str, dict[str, int]]:
     """Videos in, checkpoint and generated clip out. What is valid is reused; rerun it after any crash or change.
 
@@ -57,13 +59,18 @@ def pipeline(
         from_stage: start here and run what follows from it.
         only: run only these stages.
         force: do again what is valid.
+        retry_failed: classes of failed downloads to try again (`gone`, `private`, …, or `all`).
     """
     stages = chosen(from_stage, only)
     run = prepare(config, run_dir, input_dir, overrides)
     counts: dict[str, dict[str, int]] = {}
     with lock(run.dir):
+        if retry_failed:
+            ask_again(run, retry_failed)
         for group in ORDER:
             names = [name for name in group if name in stages]
+            if "download" in names and not (run.config.download.lists or "download" in only):
+                continue  # the videos lie in a folder
             with ThreadPoolExecutor(max_workers=max(1, len(names))) as threads:
                 # each thread takes along the flow run it belongs to
                 running = {

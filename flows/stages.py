@@ -45,6 +45,7 @@ def _stage(name: str, what: str) -> Flow:
     return flow(stage, name=name.replace("_", "-"), flow_run_name=run_name, task_runner=runner, persist_result=False)
 
 
+download = _stage("download", "Fetch the videos of the datasets' lists, politely and without losing count.")
 source = _stage("source", "Find the videos of the input folder, name them by content, probe each.")
 face_crop = _stage("face_crop", "Cut each source into stable 512×512 clips of one face, 25 fps, 16 kHz sound.")
 quality = _stage("quality", "Measure every clip and give its verdict from the thresholds.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dualforce_model.config import ConfigError
+from dualforce_model.download.config import DownloadConfig
 from dualforce_model.faces import FaceCropConfig
 from dualforce_model.features import FEATURES
 from dualforce_model.features.audio_features import AudioFeaturesConfig
@@ -51,6 +52,7 @@ class RunConfig:
     """Everything that decides what a run makes. `runner` alone changes nothing about the results."""
 
     name: str = "local"
+    download: DownloadConfig = field(default_factory=DownloadConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     face_crop: FaceCropConfig = field(default_factory=FaceCropConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
@@ -66,4 +68,4 @@ class RunConfig:
 
 
 
-STAGES = ("source", "face_crop", "quality", *FEATURES, "metadata", "train", "generate")
+STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "metadata", "train", "generate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from dualforce_model import config as configs
 from dualforce_model import metadata
@@ -26,8 +27,10 @@ def plan(run: Run) -> list[Item]:
     for name in FEATURES:
         for row in upstream(run, name).itertuples(index=False):
             made[row.clip_id][name] = row.identity
+    known = {row.source: _known(row) for row in upstream(run, "source").itertuples(index=False)}
     clips = [
         {"clip_id": row.clip_id, "source_id": row.source_id, "source": row.source, "frames": frames[row.clip_id]}
+        | known.get(row.source, {})
         for row in accepted.itertuples(index=False)
     ]
     mine = identity(
@@ -37,6 +40,12 @@ def plan(run: Run) -> list[Item]:
         clips=[[clip, made.get(clip["clip_id"], {})] for clip in clips],
     )
     return [Item(mine, "", "", payload={"clips": clips, "config": run.config.metadata})]
+
+
+def _known(row: Any) -> dict[str, str]:
+    """What a dataset's list says of a source: who is seen, and under which terms."""
+    listed = row_facts(row).get("listed")
+    return {"licence": listed["licence"], "identity_group": listed["person"]} if listed else {}
 
 
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:

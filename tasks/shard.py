@@ -72,9 +72,12 @@ def process(
     todo.sort(key=lambda index: -items[index].cost)
 
     function = partial(_work, stage.work, run.dir, not force)
-    if stage.in_workers:
+    results: Iterable[tuple[int, Any]]
+    if stage.spread is not None:
+        results = stage.spread(run, function, [items[i] for i in todo])
+    elif stage.in_workers:
         pool = shared(run.config.runner.processes)
-        results: Iterable[tuple[int, Any]] = pool.map(
+        results = pool.map(
             function, [items[i] for i in todo], run.config.runner.clip_timeout_s
         )
     else:

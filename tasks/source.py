@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 from dualforce_model import media
+from dualforce_model.download import deny
 from dualforce_model.errors import BadInput, Rejected
-from dualforce_model.store import digest_bytes, digest_file, identity
+from dualforce_model.store import digest_bytes, digest_file, identity, ledger
+from tasks import cut
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage
 
@@ -17,21 +19,34 @@ VERSION = 1
 
 
 def plan(run: Run) -> list[Item]:
-    """One item per video file. Its identity is size and time of change, so that unchanged files are not read again."""
-    root = run.config.source.input
-    if root is None:
-        raise RunError("no input: give --input FOLDER or set source.input in the config")
+    """One item per video file and per listed clip whose video came.
+
+    A file's identity is size and time of change, so that unchanged files are not read again.
+    """
+    if run.config.source.input is None and not run.config.download.lists:
+        raise RunError("no input: give --input FOLDER, or set source.input or download.lists in the config")
+    listed = cut.items(run) if run.config.download.lists else []
+    return listed if run.config.source.input is None else [*_local(run, run.config.source.input), *listed]
+
+
+def _local(run: Run, root: Path) -> list[Item]:
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise RunError(f"the input folder {root} does not exist or is not a folder")
     paths = _walk(root, run.dir, tuple(s.lower() for s in run.config.source.suffixes))
     if not paths:
         raise RunError(f"no videos under {root}: looked for files ending in {' '.join(run.config.source.suffixes)}")
-    return [_item(root, path) for path in paths]
+    denied = deny.read(run.dir)
+    known = ledger.read(run.dir, "source")[["source", "source_id"]] if denied else None
+    ids = {} if known is None else dict(known.itertuples(index=False))
+    items = [_item(root, path) for path in paths]
+    return [item for item in items if not deny.denies(denied, item.source, ids.get(item.source, ""))]
 
 
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
-    """Hash and probe one file."""
+    """Hash and probe one file, or find one listed clip in its video."""
+    if "clip" in item.payload:
+        return cut.work(item)
     if "trouble" in item.payload:
         raise BadInput(*item.payload["trouble"])
     path = Path(item.payload["path"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from dualforce_model.download import deny
 from dualforce_model.store import ledger
 from tasks.run import Run, RunError
 
@@ -47,6 +48,10 @@ class Row:
     retry: bool = False
 
 
+# (run, work on one item, items) -> (index, result of that work) as they end
+Spread = Callable[[Run, Callable[[Item], Any], Sequence[Item]], Iterator[tuple[int, Any]]]
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage of the workflow.
@@ -61,6 +66,7 @@ class Stage:
     work: Callable[[Item, Path, bool], list[Row]]
     gives: Literal["clip", "clips", "dataset"] = "clip"  # rows of an item: one, those of a source, those of the run
     in_workers: bool = True  # False: the item is one long job that brings its own processes (training)
+    spread: Spread | None = None  # instead of workers: does all items of a shard in its own way
 
 
 def upstream(run: Run, stage: str) -> pd.DataFrame:
@@ -68,7 +74,11 @@ def upstream(run: Run, stage: str) -> pd.DataFrame:
     if not ledger.exists(run.dir, stage):
         raise RunError(f"stage {stage!r} has not run in {run.dir}; run it first (or leave out --from / --only)")
     rows = ledger.read(run.dir, stage)
-    return rows[rows["status"] == "accepted"]
+    rows = rows[rows["status"] == "accepted"]
+    if denied := deny.read(run.dir):  # at once, whatever an earlier run made of it
+        names = rows[["source", "source_id", "clip_id"]].itertuples(index=False)
+        rows = rows[[not deny.denies(denied, *name) for name in names]]
+    return rows
 
 
 def clip_items(rows: pd.DataFrame, identity: Callable[[Any], str], **payload: Any) -> list[Item]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tasks import face_crop, features, generate, metadata, quality, source, train
+from tasks import download, face_crop, features, generate, metadata, quality, source, train
 from tasks.stage import Stage
 
 STAGES: dict[str, Stage] = {
+    "download": download.STAGE,
     "source": source.STAGE,
     "face_crop": face_crop.STAGE,
     "quality": quality.STAGE,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dualforce_model.download import deny
 from dualforce_model.errors import BadInput
 from dualforce_model.features import FEATURES
 from dualforce_model.metadata import FORMAT
@@ -53,7 +54,10 @@ class Dataset:
             ) from error
         table = table.sort_values("clip_id")
         clips: dict[str, list[Clip]] = {"train": [], "val": [], "test": []}
+        denied = deny.read(run_dir)
         for row in table.to_dict("records"):
+            if deny.denies(denied, row["source"], row["source_id"], row["clip_id"]):
+                continue
             files = {name: run_dir / row[name] for name in FEATURES}
             clips[row["split"]].append(Clip(row["clip_id"], int(row["frames"]), int(row["latents"]), files))
         if not clips["train"]:

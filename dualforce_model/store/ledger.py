@@ -93,6 +93,15 @@ def finish(run_dir: Path, stage: str, shards: int) -> None:
             path.unlink()
 
 
+def rewrite(run_dir: Path, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Make `rows` all that the stage's ledger says. Killed half-way, the earlier rows still count; do it again."""
+    old = _parts(run_dir, stage)
+    _write(folder(run_dir, stage) / CARRY, list(rows))
+    for path in old:
+        if path.name != CARRY:
+            path.unlink()
+
+
 def stages(run_dir: Path) -> list[str]:
     """Names of the stages that have a ledger, in no particular order."""
     root = run_dir / "ledger"

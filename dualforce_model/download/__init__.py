@@ -1,0 +1,1 @@
+"""From a dataset's list to the videos it names, politely: parsing, fetching, failing, forgetting. It knows nothing of faces."""
