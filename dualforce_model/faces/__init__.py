@@ -1,4 +1,4 @@
-"""Where the faces are: shots, tracks, one steady square crop per track, landmarks. It knows nothing of verdicts or models.
+"""Where the faces are: shots, tracks, one steady crop per track, landmarks. It knows nothing of verdicts or models.
 
 A source is read twice, one frame at a time. `scan` finds shots and face tracks; `crop` renders the clips and measures
 every frame once, so that later stages neither detect faces nor decode the source again.

@@ -1,4 +1,4 @@
-"""What can be set about finding and cropping faces. Every field decides the bytes of the clips, so all are in their identity."""
+"""What can be set about finding and cropping faces. Every field decides the bytes of the clips."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class FaceCropConfig:
     size                width and height of the clips in pixels; a multiple of 16, 512 for the published models
     margin              side of the crop over the side of the face box; 2 shows hair, chin and some shoulder
     shift_up            how far the crop's centre lies above the face box's, as a share of the face box
-    cut_threshold       change of hue, saturation and brightness (0..255) that makes a shot cut; 27 is PySceneDetect's own
+    cut_threshold       change of hue, saturation and brightness (0..255) that is a shot cut; 27 is PySceneDetect's own
     detect_every        frames between two looks for faces (25 frames = 1 s)
     min_detection       confidence from which a detection counts (0..1)
-    min_presence        landmark model's confidence from which a found face is a human one (0..1); animals and toys stay below
+    min_presence        landmark model's confidence from which a face is human (0..1); animals and toys stay below it
     min_track_px        faces smaller than this in the source are neither cropped nor counted
     max_tracks          largest faces per shot that become clips; further ones are counted only
     min_shot_s          shorter shots are left out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from dualforce_model.media import Clip, GridReader, SourceInfo, VideoWriter, pro
 from dualforce_model.store import digest_file, publish, write_json, write_tensors
 from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
+PADDED_S = 0.1  # a sound track that begins later or ends earlier than the pictures by less is as long as they are
 MESH_PX = 256  # landmarks are measured at this size or larger, whatever the clips' size
 
 
@@ -34,13 +36,14 @@ def crop_source(path: Path, source_id: str, identity: str, out: Path, config: Fa
     info = probe(path)
     reader = GridReader(path)
     found = scan(reader, config)
-    plans, shots = plan(found, config)
+    plans, shots = plan(found, config, _heard(info, reader.origin_s, found.frames))
     if not plans:
         raise _nothing(path, found.frames, shots, found.looks)
     source = asdict(info) | {
         "decoded_frames": reader.decoded,
         "decode_errors": len(reader.errors),
         "grid_frames": found.frames,
+        "fps_measured": round(reader.decoded * FPS / found.frames, 4),
         "shots": shots,
     }
     return _render(path, plans, reader, info, source, (source_id, identity), out, config)
@@ -58,11 +61,11 @@ def _render(
 ) -> list[dict[str, Any]]:
     waiting, sidecars = sorted(plans, key=lambda p: (p.first, p.index)), []
     active: list[_Rendering] = []
-    with ExitStack() as cleanup:
+    with ExitStack() as cleanup:  # nothing half-made stays behind a failure
         for frame in GridReader(path):
             while waiting and waiting[0].first == frame.index:
                 active.append(_Rendering(path, waiting.pop(0), facts, info, names, out, config))
-                cleanup.push(active[-1].abandon)
+                cleanup.callback(active[-1].close)
             if not active:
                 if not waiting:
                     break
@@ -73,7 +76,14 @@ def _render(
             for rendering in [r for r in active if r.plan.last == frame.index + 1]:
                 sidecars.append(rendering.finish(source))
                 active.remove(rendering)
+    if active or waiting:
+        frames = source["grid_frames"]
+        raise RuntimeError(f"{path.name!r} had {frames} frames at the first reading and fewer at the second")
     return sidecars
+
+
+class _UnfinishedError(Exception):
+    """Tells `publish` that the file is not whole."""
 
 
 class _Rendering:
@@ -113,15 +123,14 @@ class _Rendering:
             self._meter.measure(self._before, False, self.plan.expected(frame))
         self._writer.write(self._before)
 
-    def abandon(self, kind: Any, value: Any, trace: Any) -> None:
-        """On the way out of a failed run: nothing half-made stays. Does nothing after `finish`."""
-        if kind is not None:
-            self._meter.close()
-            self._files.__exit__(kind, value, trace)
+    def close(self) -> None:
+        """Give up what is not finished; after `finish` there is nothing left to give up."""
+        self._meter.close()
+        unfinished = _UnfinishedError()
+        self._files.__exit__(type(unfinished), unfinished, None)
 
     def finish(self, source: dict[str, Any]) -> dict[str, Any]:
         self._files.close()
-        self._meter.close()
         plan, clip = self.plan, self.clip
         arrays = self._meter.arrays()
         provenance = {
@@ -167,7 +176,7 @@ class _Rendering:
 
 
 def _face_px(arrays: dict[str, np.ndarray]) -> float:
-    """Median size of the face in clip pixels: geometric mean of the mesh's width and height (brow to chin, ear to ear)."""
+    """Median size of the face in clip pixels: geometric mean of the mesh's width and height."""
     points = arrays["landmarks"][arrays["valid"]][:, :, :2]
     if not len(points):
         return 0.0
@@ -180,6 +189,18 @@ def _padding(plan: Plan, facts: GridReader) -> float:
     width = min(plan.left + plan.side, facts.width) - max(plan.left, 0)
     height = min(plan.top + plan.side, facts.height) - max(plan.top, 0)
     return 1 - max(0, width) * max(0, height) / plan.side**2
+
+
+def _heard(info: SourceInfo, origin_s: float, frames: int) -> tuple[int, int]:
+    """Grid frames [first, last) that the sound track covers; codecs' own padding at both ends does not count."""
+    if info.audio is None:
+        return 0, frames
+    first = info.audio.start_s - origin_s
+    last = frames / FPS if info.audio.duration_s is None else first + info.audio.duration_s
+    return (
+        math.ceil(first * FPS) if first > PADDED_S else 0,
+        math.floor(last * FPS) if last < frames / FPS - PADDED_S else frames,
+    )
 
 
 def _nothing(path: Path, frames: int, shots: int, looks: list[tuple[int, list]]) -> Rejected:

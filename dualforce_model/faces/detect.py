@@ -21,7 +21,7 @@ SAME = 0.35  # overlap (intersection over the smaller box) from which two boxes 
 
 @dataclass(frozen=True)
 class Face:
-    """A found face: centre and side of its square box in pixels, confidence, and whether it is human (None: not looked)."""
+    """A found face: centre and side of its square box in pixels, confidence, whether it is human (None: unknown)."""
 
     x: float
     y: float
@@ -46,13 +46,13 @@ def quiet() -> Iterator[None]:
 
 
 class Mesh:
-    """MediaPipe's 478-point mesh for the one face of a picture. `static`: pictures are unrelated, else consecutive frames."""
+    """MediaPipe's 478-point mesh of the one face in a picture. `static`: unrelated pictures, else frames in a row."""
 
     def __init__(self, min_presence: float, static: bool):
         with quiet():
             from mediapipe.python.solutions.face_mesh import FaceMesh
 
-            self._mesh = FaceMesh(
+            self._mesh: Any = FaceMesh(
                 static_image_mode=static, max_num_faces=1, refine_landmarks=True, min_tracking_confidence=min_presence
             )
             self._mesh.process(np.zeros((PATCH, PATCH, 3), np.uint8))
@@ -76,7 +76,10 @@ class Mesh:
         return np.ascontiguousarray(fields).view("<f4")[:, :, 0]
 
     def close(self) -> None:
-        self._mesh.close()
+        """Stop the graph; once is enough, more often does no harm."""
+        if self._mesh is not None:
+            self._mesh.close()
+        self._mesh = None
 
 
 @functools.cache

@@ -15,14 +15,18 @@ STRAY = 0.6  # of its size: a mesh further from where the track saw the face bel
 
 # The landmarks file: name -> (shape, dtype, what it is). T frames, 25 per second.
 ARRAYS = {
-    "landmarks": (("T", LANDMARKS, 3), "float32", "MediaPipe's mesh: x, y in pixels of the clip, z in the same unit; 0 if not valid"),
+    "landmarks": (
+        ("T", LANDMARKS, 3),
+        "float32",
+        "MediaPipe's mesh: x, y in pixels of the clip, z in the same unit; 0 if not valid",
+    ),
     "valid": (("T",), "bool", "whether the face was found in this frame"),
     "fresh": (("T",), "bool", "False where the source showed the frame before for longer"),
     "sharpness": (("T",), "float32", "variance of the Laplacian of the grey face at 128 px; 0 if not valid"),
     "luminance": (("T",), "float32", "mean of the grey face, 0..255; 0 if not valid"),
     "contrast": (("T",), "float32", "standard deviation of the grey face, 0..255; 0 if not valid"),
     "change": (("T",), "float32", "mean absolute change of the grey crop at 64 px since the frame before, 0..255"),
-}  # fmt: skip
+}
 
 
 class FaceMeter:
@@ -38,7 +42,7 @@ class FaceMeter:
         self._mesh.close()
 
     def measure(self, crop: np.ndarray, fresh: bool, expected: tuple[float, float, float]) -> None:
-        """Add one frame: square RGB uint8 `crop`, and centre x, y and side of the face (0..1 of the crop) by its track."""
+        """Add a frame: square RGB uint8 `crop`; by its track, the face's centre x, y and side (0..1 of the crop)."""
         import cv2
 
         if not fresh and self._rows["valid"]:

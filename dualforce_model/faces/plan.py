@@ -42,8 +42,12 @@ class Plan:
         return (x - self.left) / self.side, (y - self.top) / self.side, side / self.side
 
 
-def plan(scan: Scan, config: FaceCropConfig) -> tuple[list[Plan], int]:
-    """The clips to make, and the number of shots that are long enough."""
+def plan(scan: Scan, config: FaceCropConfig, heard: tuple[int, int]) -> tuple[list[Plan], int]:
+    """The clips to make, and the number of shots that are long enough.
+
+    `heard`: grid frames [first, last) during which there is a sound track. A clip begins and ends with both streams
+    where that leaves one; where it does not, the clip keeps its pictures and the filter will find the sound missing.
+    """
     plans: list[Plan] = []
     shots = scan.shots(int(config.max_clip_s * FPS))
     long_enough = 0
@@ -60,6 +64,9 @@ def plan(scan: Scan, config: FaceCropConfig) -> tuple[list[Plan], int]:
             end = last if last - track.at[-1] <= SEARCH_EVERY else track.at[-1] + 1
             if end - begin < config.min_shot_s * FPS:
                 continue
+            both = max(begin, heard[0]), min(end, heard[1])
+            if both[1] - both[0] >= config.min_shot_s * FPS:
+                begin, end = both
             left, top, side = square(track, config)
             faces_max, share, other = company(track, tracks, begin, end)
             plans.append(Plan(shot, index, begin, end, left, top, side, track, faces_max, share, other))
@@ -67,7 +74,7 @@ def plan(scan: Scan, config: FaceCropConfig) -> tuple[list[Plan], int]:
 
 
 def square(track: Track, config: FaceCropConfig) -> tuple[int, int, int]:
-    """Left, top, side of the square that holds the face wherever it goes; even, so that equal sizes need no resampling."""
+    """Left, top, side of the square that holds the face wherever it goes."""
     boxes = np.array([(f.x, f.y, f.side) for f in track.faces])
     size = float(np.median(boxes[:, 2]))
     # a single odd box must not widen the crop: the middle nine tenths of the way

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from dualforce_model.faces.config import FaceCropConfig
 from dualforce_model.faces.detect import Face, detector
@@ -20,7 +21,7 @@ MIN_SHOT = 15  # frames between two cuts (PySceneDetect's own default): a flash 
 class Scan:
     """What the first reading found. Frames count from the first one shown, 25 a second.
 
-    looks: (frame, faces seen there); searches: the frames at which all faces, small ones too, were searched and checked.
+    looks: (frame, faces seen there); searches: frames at which all faces, small ones too, were searched and checked.
     """
 
     frames: int = 0
@@ -32,10 +33,10 @@ class Scan:
         """[first, last+1) of every shot; longer ones than `max_frames` are cut into equal parts."""
         edges = [0, *sorted({c for c in self.cuts if 0 < c < self.frames}), self.frames]
         out = []
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             parts = max(1, -(-(last - first) // max_frames))
             marks = [first + round(k * (last - first) / parts) for k in range(parts + 1)]
-            out += list(zip(marks, marks[1:], strict=False))
+            out += list(pairwise(marks))
         return [(a, b) for a, b in out if b > a]
 
 

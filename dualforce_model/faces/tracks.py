@@ -39,8 +39,8 @@ class Track:
 def link(looks: list[tuple[int, list[Face]]], patience: int, searches: int) -> list[Track]:
     """Tracks of one shot from its looks (frame, faces found), largest face first.
 
-    `patience`: frames that a face may go unseen. `searches`: thorough ones among the looks; small faces are seen by those
-    alone. Faces that are seen too rarely, or are not human, are left out.
+    `patience`: frames that a face may go unseen. `searches`: thorough ones among the looks; small faces are seen by
+    those alone. Faces that are seen too rarely, or are not human, are left out.
     """
     tracks: list[Track] = []
     for at, faces in looks:

@@ -6,4 +6,4 @@ from dualforce_model.media.sound import read_audio
 from dualforce_model.media.video import GridReader
 from dualforce_model.media.writer import VideoWriter, write_video
 
-__all__ = ["AudioInfo", "Clip", "VideoWriter", "GridReader", "SourceInfo", "probe", "read_audio", "write_video"]
+__all__ = ["AudioInfo", "Clip", "GridReader", "SourceInfo", "VideoWriter", "probe", "read_audio", "write_video"]

@@ -18,7 +18,7 @@ from dualforce_model.timeline import SAMPLES_PER_FRAME
 
 @dataclass(frozen=True)
 class Clip:
-    """Clip `clip_id` in `folder`: 25 fps constant, square, 16 kHz mono. The side-car is written last: with it, all is there."""
+    """Clip `clip_id` in `folder`: 25 fps constant, square, 16 kHz mono. Its side-car is written last."""
 
     folder: Path
     clip_id: str
@@ -56,7 +56,7 @@ class Clip:
 
         count, reformatter = 0, VideoReformatter()
         try:
-            with open(self.video, "rb") as file, av.open(file) as container:
+            with open(self.video, "rb") as file, av.open(file, "r") as container:
                 container.streams.video[0].codec_context.thread_count = 1
                 for frame in container.decode(container.streams.video[0]):
                     yield reformatter.reformat(frame, format="rgb24").to_ndarray()
@@ -75,7 +75,7 @@ class Clip:
         if not self.has_audio:
             return np.zeros(wanted, np.float32)
         try:
-            with open(self.video, "rb") as file, av.open(file) as container:
+            with open(self.video, "rb") as file, av.open(file, "r") as container:
                 pieces = [frame.to_ndarray().reshape(-1) for frame in container.decode(container.streams.audio[0])]
         except (FFmpegError, IndexError) as error:
             raise self._damaged(f"its sound cannot be decoded ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,31 +26,42 @@ EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 @contextmanager
 def open_container(path: Path) -> Iterator[InputContainer]:
-    """An opened PyAV container. Raises BadInput: unreadable, empty_file, truncated, not_a_video."""
+    """An opened PyAV container.
+
+    Raises BadInput: unreadable, no_permission, symlink_loop, empty_file, truncated, not_a_video.
+    """
     import av
     from av.error import FFmpegError
 
     av.logging.set_level(av.logging.PANIC)  # decoder chatter; what matters comes back as an exception or a count
     try:
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115  (only opening it is tried here; it is closed below)
     except OSError as error:
-        raise BadInput(
-            "unreadable", f"cannot read {path.name!r}: {error.strerror}; check that it exists and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
     with file:
         cut = _missing_bytes(file, path)
         file.seek(0)
         try:
             # a file object, not a name: a name could be taken for a protocol ("pipe:1") or a pattern ("%d")
-            container = av.open(file, container_options={"format_whitelist": FORMATS}, metadata_errors="replace")
+            container = av.open(file, "r", container_options={"format_whitelist": FORMATS}, metadata_errors="replace")
         except (FFmpegError, ValueError) as error:
             if cut:
                 raise BadInput("truncated", f"{path.name!r} is cut off: {cut}; copy or download it again") from error
-            raise BadInput("not_a_video", f"{path.name!r} is not a video file: {error}") from error
+            raise BadInput(
+                "not_a_video", f"{path.name!r} is not a video file of a known kind (mp4, mov, mkv, avi, mpeg, …)"
+            ) from error
         with container:
             if cut:
                 raise BadInput("truncated", f"{path.name!r} is cut off: {cut}; copy or download it again")
             yield container
+
+
+def _unreadable(path: Path, error: OSError) -> BadInput:
+    reason = {errno.EACCES: "no_permission", errno.EPERM: "no_permission", errno.ELOOP: "symlink_loop"}
+    return BadInput(
+        reason.get(error.errno or 0, "unreadable"),
+        f"cannot read {path.name!r}: {error.strerror}; check that it is there and may be read",
+    )
 
 
 def _missing_bytes(file: BinaryIO, path: Path) -> str:
@@ -71,7 +83,7 @@ def _missing_bytes(file: BinaryIO, path: Path) -> str:
         ):
             return f"it declares {declared} bytes and has {size}"
     except OSError as error:
-        raise BadInput("unreadable", f"cannot read {path.name!r}: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,7 @@ def probe(path: Path) -> SourceInfo:
 
     with open_container(path) as container:
         video = video_stream(container, path)
-        base = float(video.time_base or 0)
-        audio = container.streams.audio[0] if container.streams.audio else None
+        base = float(video.time_base or 1)
         times: list[int] = []
         rotation: int | None = None
         try:
@@ -96,8 +96,8 @@ def probe(path: Path) -> SourceInfo:
                 "undecodable", f"{path.name!r}: no frame of its {video.codec_context.name} video can be decoded"
             )
         times.sort()
-        gaps = [(b - a) * base for a, b in zip(times, times[1:], strict=False) if b > a]
-        start = float((video.start_time if video.start_time is not None else times[0]) * base)
+        gaps = [(b - a) * base for a, b in pairwise(times) if b > a]
+        start = (video.start_time if video.start_time is not None else min(times, default=0)) * base
         end = float(container.duration or 0) / 1e6 + float(container.start_time or 0) / 1e6
         duration = float(video.duration * base) if video.duration else max(0.0, end - start)
         declared = float(video.guessed_rate or video.average_rate or 0)
@@ -119,13 +119,19 @@ def probe(path: Path) -> SourceInfo:
             video_codec=video.codec_context.name,
             video_start_s=round(start, 6),
             frames_estimate=video.frames or round(duration * mean),
-            audio=None
-            if audio is None
-            else AudioInfo(
-                codec=audio.codec_context.name,
-                rate=audio.rate,
-                channels=audio.channels,
-                start_s=round(float((audio.start_time or 0) * audio.time_base), 6),
-                duration_s=round(float(audio.duration * audio.time_base), 6) if audio.duration else None,
-            ),
+            audio=_audio(container),
         )
+
+
+def _audio(container: InputContainer) -> AudioInfo | None:
+    if not container.streams.audio:
+        return None
+    stream = container.streams.audio[0]
+    base = float(stream.time_base or 1)
+    return AudioInfo(
+        codec=stream.codec_context.name,
+        rate=stream.rate,
+        channels=stream.channels,
+        start_s=round((stream.start_time or 0) * base, 6),
+        duration_s=round(stream.duration * base, 6) if stream.duration else None,
+    )

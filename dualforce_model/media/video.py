@@ -1,8 +1,8 @@
 """Frames of a source on the constant 25 fps grid, at their true presentation times; one frame in memory at a time.
 
 The grid starts at the first shown frame: grid frame k stands for the instant origin + k/25 on the container's clock.
-Each source frame is moved to the nearest grid instant and stays on show until the next one (what `ffmpeg -r 25` does), so
-no frame is off by more than 20 ms however uneven the source's own times are, and frame index / rate is never used.
+Each source frame is moved to the nearest grid instant and stays on show until the next one (as `ffmpeg -r 25` does), so
+no frame is off by more than 20 ms however uneven the source's own times are; frame index / rate is never used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 LOST_SHARE, LOST_S = 0.9, 0.5  # a file that shows less than 90 % of its declared length, and 0.5 s less, is cut off
+JUMP_S = 3600.0  # nobody shows one frame for an hour: the time stamps are wrong
+LAST_S = Fraction(1)  # at most this long is the last frame on show, whatever its packet says
 CORRUPT_SHARE = 0.5  # more bad packets than this share of all, and what is left is not a video
 
 
@@ -33,7 +35,8 @@ class Picture:
     """One source frame, upright, with square pixels; converted to RGB only when asked, and once."""
 
     def __init__(self, frame: VideoFrame, reader: GridReader):
-        self._frame, self._reader, self._rgb = frame, reader, None
+        self._frame, self._reader = frame, reader
+        self._rgb: np.ndarray | None = None
 
     def rgb(self) -> np.ndarray:
         """uint8 [H,W,3] at source size."""
@@ -73,7 +76,7 @@ class GridReader:
         self.decoded = self.packets = 0
         self.errors: list[int] = []
         self.gaps: list[tuple[int, float]] = []
-        self._rotation = 0
+        self._index = self._rotation = 0
         self._reformatters: dict[float, Any] = {}
 
     def __iter__(self) -> Iterator[GridFrame]:
@@ -87,35 +90,35 @@ class GridReader:
         origin: Fraction | None = None
         shown: Picture | None = None
         last = length = Fraction(0)
-        index = self._index = 0
         for frame in self._frames(container, stream):
-            time = last + length if frame.pts is None else frame.pts * Fraction(frame.time_base)
+            time = last + length if frame.pts is None else frame.pts * _base(frame.time_base)
             if origin is None:
                 origin = time
                 self._first(frame, stream)
             elif time - origin <= last:
                 continue  # time stamps that run backwards: the frame was never on show
-            slot = _slot(time - origin)
-            if float(time - origin - last) > self.GAP_S:
-                self.gaps.append((index, float(time - origin - last)))
-            fresh = True
-            while shown is not None and index < slot:
-                yield GridFrame(index, shown, fresh)
-                index, fresh = index + 1, False
-            self._index = index
+            gap = float(time - origin - last)
+            if gap > JUMP_S:
+                raise BadInput("broken_times", f"{self.path.name!r}: its time stamps jump by {gap:.0f} s; remux it")
+            if gap > self.GAP_S:
+                self.gaps.append((self._index, gap))
+            if shown is not None:
+                yield from self._show(shown, _slot(time - origin))
             shown, last = Picture(frame, self), time - origin
-            length = frame.duration * Fraction(frame.time_base) if frame.duration else nominal
+            length = frame.duration * _base(frame.time_base) if frame.duration else nominal
         if origin is None or shown is None:
             raise BadInput(
                 "undecodable", f"{self.path.name!r}: none of its {self.packets} video packets can be decoded"
             )
         self.origin_s = float(origin)
-        end = max(index + 1, _slot(last + min(length, Fraction(1))))
+        yield from self._show(shown, max(1, _slot(last + min(length, LAST_S))))
+        self._complete(container, stream, float(last + length))
+
+    def _show(self, picture: Picture, until: int) -> Iterator[GridFrame]:
         fresh = True
-        while index < end:
-            yield GridFrame(index, shown, fresh)
-            index, fresh = index + 1, False
-        self._complete(stream, float(last + length))
+        while self._index < until:
+            yield GridFrame(self._index, picture, fresh)
+            self._index, fresh = self._index + 1, False
 
     def _frames(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         """Decode packet by packet: a bad packet is counted and the decoder goes on with the next."""
@@ -129,7 +132,12 @@ class GridReader:
                 return
             except FFmpegError:
                 self.errors.append(self._index)
-                return  # the container itself is broken here: no further packets
+                if len(self.errors) > self.packets + 1:
+                    return  # the container itself is broken from here on
+                packets = container.demux(stream)
+                continue
+            if packet.size == 0 and packet.dts is not None:
+                continue  # "the same picture again" (Theora); a decoder takes an empty packet for the end
             self.packets += 1
             try:
                 frames = packet.decode()
@@ -146,7 +154,7 @@ class GridReader:
         self._rotation = round(frame.rotation / 90) * 90 % 360
         self._stored = (round(frame.width * pixel_aspect(stream)), frame.height)
         self.width, self.height = self._stored if self._rotation in (0, 180) else self._stored[::-1]
-        self.origin_s = float(frame.pts * Fraction(frame.time_base)) if frame.pts is not None else 0.0
+        self.origin_s = float(frame.pts * _base(frame.time_base)) if frame.pts is not None else 0.0
 
     def _convert(self, frame: VideoFrame, scale: float) -> np.ndarray:
         from av.video.reformatter import VideoReformatter
@@ -158,18 +166,26 @@ class GridReader:
         rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=method).to_ndarray()
         return np.ascontiguousarray(np.rot90(rgb, self._rotation // 90)) if self._rotation else rgb
 
-    def _complete(self, stream: VideoStream, shown_s: float) -> None:
-        declared = float(stream.duration * stream.time_base) if stream.duration else shown_s
-        if shown_s < LOST_SHARE * declared and shown_s < declared - LOST_S:
+    def _complete(self, container: InputContainer, stream: VideoStream, shown_s: float) -> None:
+        declared = float(stream.duration * _base(stream.time_base)) if stream.duration else shown_s
+        if not stream.duration and container.format.name == "flv":  # it tells its length for all streams together
+            declared = float(container.duration or 0) / 1e6
+        bad, name = len(self.errors), self.path.name
+        if shown_s < LOST_SHARE * declared and shown_s < declared - LOST_S and bad <= 1:
             raise BadInput(
                 "truncated",
-                f"{self.path.name!r} declares {declared:.2f} s of video and only {shown_s:.2f} s can be decoded; "
-                "copy or download it again",
+                f"{name!r} declares {declared:.2f} s of video and holds {shown_s:.2f} s; copy or download it again",
             )
-        if len(self.errors) > CORRUPT_SHARE * self.packets:
+        if bad > CORRUPT_SHARE * self.packets or shown_s < LOST_SHARE * declared - LOST_S:
             raise BadInput(
-                "corrupt", f"{self.path.name!r}: {len(self.errors)} of {self.packets} video packets are damaged"
+                "corrupt",
+                f"{name!r}: {bad} of {self.packets} video packets are damaged, {shown_s:.2f} of {declared:.2f} s are "
+                "left; copy or download it again",
             )
+
+
+def _base(time_base: Fraction | None) -> Fraction:
+    return time_base or Fraction(1, 90_000)
 
 
 def _slot(time: Fraction) -> int:

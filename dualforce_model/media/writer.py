@@ -14,8 +14,8 @@ from dualforce_model.timeline import FPS
 
 BT709, LIMITED = 1, 1  # colour tags of the pictures, and their conversion, so that every player shows the same colours
 X264 = {
-    # Measured on 512x512 faces, one core, ms to encode, ms to decode, KB and dB a frame: ultrafast 1.1, 0.6, 11.7, 47.5;
-    # superfast 2.3, 1.2, 9.2, 48.7; veryfast 3.8. Clips are decoded several times by later stages.
+    # Measured on 512x512 faces, one core, ms to encode, ms to decode, KB and dB a frame: ultrafast 1.1, 0.6, 11.7,
+    # 47.5; superfast 2.3, 1.2, 9.2, 48.7; veryfast 3.8. Clips are decoded several times by later stages.
     "preset": "ultrafast",
     "crf": "18",
     # one thread: the same bytes on every machine. No B-frames: the first frame stands at time 0 without an edit list.
@@ -67,11 +67,12 @@ class VideoWriter:
     def write(self, frame: np.ndarray) -> None:
         """One more frame: uint8 [height,width,3] RGB."""
         import av
+        from av.video.reformatter import Colorspace
 
         if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
             raise ValueError(f"expected uint8 {(self.size[1], self.size[0], 3)}, got {frame.dtype} {frame.shape}")
         picture = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(frame, "rgb24"), format="yuv420p", dst_colorspace="ITU709"
+            av.VideoFrame.from_ndarray(frame, "rgb24"), format="yuv420p", dst_colorspace=Colorspace.ITU709
         )
         picture.pts, picture.time_base = self.frames, Fraction(1, self.fps)
         self._container.mux(self._video.encode(picture))
@@ -114,7 +115,7 @@ def write_video(
     audio_codec: Literal["flac", "aac"] = "flac",
     fps: int = FPS,
 ) -> int:
-    """Write uint8 [H,W,3] RGB `frames` and `audio` (float [samples] at `rate` Hz, or None) to `path`; returns the count.
+    """Write uint8 [H,W,3] RGB `frames`, `audio` (float [samples] at `rate` Hz, or None) to `path`; returns the count.
 
     Streams: holds one frame at a time. Raises ValueError when there is no frame, sizes differ or are odd.
     """

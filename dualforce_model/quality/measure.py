@@ -13,6 +13,7 @@ from dualforce_model.quality.sync import av_offset, mouth_opening
 from dualforce_model.timeline import FPS
 
 MEASURE_VERSION = "1"  # change it whenever a score of the same clip changes
+SMOOTH = 5  # frames
 PUBLISHED_SIZE = 512  # the crop size in which published recipes give the face's size
 
 # score -> (unit, what it is); a score is None where it can't be measured (no sound track, no face)
@@ -40,7 +41,7 @@ SCORES = {
     "luminance": ("0..255", "brightness of the face, median"),
     "contrast": ("0..255", "standard deviation of the face's brightness, median"),
     "change": ("0..255", "change of the picture from frame to frame, median"),
-    "expression": ("", "how much the face's shape varies over time, as a share of its size"),
+    "expression": ("", "how much lids and lips move against the rest of the face, as a share of its size"),
     "jitter": ("", "median acceleration of the landmarks per frame squared, as a share of the face's size"),
     "mouth_motion": ("", "standard deviation of the mouth's opening, as a share of the face's height"),
     "audio_present": ("", "whether the source has a sound track"),
@@ -64,7 +65,7 @@ def measure(clip: Clip) -> dict[str, Score]:
     scores: dict[str, Score] = dict.fromkeys(SCORES)
     scores |= {
         "duration_s": info["frames"] / FPS,
-        "source_fps": source["fps_mean"],
+        "source_fps": source["fps_measured"],
         "source_width": source["width"],
         "source_height": source["height"],
         "decode_errors": info["decode_errors"],
@@ -105,7 +106,7 @@ def _pixels(arrays: dict[str, np.ndarray]) -> dict[str, Score]:
 
 
 def _motion(landmarks: np.ndarray, valid: np.ndarray) -> dict[str, Score]:
-    """expression and jitter; both need neighbouring frames with a face."""
+    """Expression and jitter; both need neighbouring frames with a face."""
     if valid.sum() < 3:
         return {}
     points = landmarks[valid][:, :468, :2].astype(np.float64)
@@ -116,7 +117,8 @@ def _motion(landmarks: np.ndarray, valid: np.ndarray) -> dict[str, Score]:
     u, stretch, vt = np.linalg.svd(np.einsum("tni,nj->tij", shape, shape[len(shape) // 2]))
     scale = stretch.sum(1) / np.maximum((shape**2).sum((1, 2)), 1e-9)
     aligned = scale[:, None, None] * (shape @ (u @ vt))
-    expression = float(np.median(np.linalg.norm(aligned.std(0), axis=1))) / max(size, 1e-6)
+    spread = np.linalg.norm(_smooth(aligned).std(0), axis=1)  # of each landmark over time
+    expression = float(np.percentile(spread, 95)) / max(size, 1e-6)  # of the liveliest: lids and lips
     triples = valid[:-2] & valid[1:-1] & valid[2:]
     jitter: float | None = None
     if triples.any():
@@ -124,6 +126,14 @@ def _motion(landmarks: np.ndarray, valid: np.ndarray) -> dict[str, Score]:
         mesh = landmarks[:, :468:9, :2].astype(np.float64)  # every ninth landmark says as much as all
         jitter = float(np.median(np.linalg.norm(mesh[at] - 2 * mesh[at + 1] + mesh[at + 2], axis=2))) / max(size, 1e-6)
     return {"expression": expression, "jitter": jitter}
+
+
+def _smooth(track: np.ndarray) -> np.ndarray:
+    """Mean over `SMOOTH` frames: landmarks tremble from frame to frame on a still, noisy picture, faces don't."""
+    if len(track) < 2 * SMOOTH:
+        return track
+    total = np.cumsum(np.concatenate([np.zeros_like(track[:1]), track]), axis=0)
+    return (total[SMOOTH:] - total[:-SMOOTH]) / SMOOTH
 
 
 def _pose(landmarks: np.ndarray) -> dict[str, Score]:

@@ -20,7 +20,7 @@ STILL = 0.002  # of the face's height: an opening that varies less is the landma
 
 @dataclass(frozen=True)
 class Offset:
-    """frames: fractional, + = sound late. correlation: at the best lag. confidence: correlation over the median lag's."""
+    """frames: fractional, + = sound late. correlation: at the best lag. confidence: that over the median lag's."""
 
     frames: float
     correlation: float
@@ -43,7 +43,7 @@ def mouth_opening(landmarks: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def av_offset(opening: np.ndarray, energy: np.ndarray) -> Offset | None:
-    """Offset of the sound (energy [T]) against the mouth (opening [T]); None when nothing moves or the clip is too short."""
+    """Offset of the sound (energy [T]) against the mouth (opening [T]); None when nothing moves or too short."""
     if len(opening) < SHORTEST or opening.std() < STILL or energy.max(initial=0.0) <= 0:
         return None
     mouth, sound = _local(opening), _local(np.sqrt(energy))  # square root: loud vowels must not outweigh all others

@@ -28,7 +28,7 @@ class QualityConfig:
     max_yaw_deg           heads turned further aside are extreme_pose (degrees)
     max_pitch_deg         heads nodding further are extreme_pose (degrees)
     max_roll_deg          heads tilted further are extreme_pose (degrees)
-    min_expression        faces whose shape varies less are near_still (share of the face's size)
+    min_expression        faces whose lids and lips move less are near_still (share of the face's size)
     max_jitter            faces that shake more from frame to frame are jittery (share of the face's size)
     min_speech_ratio      less speech-like sound is no_speech (0..1)
     max_av_offset_frames  sound that is off by more is audio_out_of_sync (frames of 40 ms; recipes: 6)
@@ -52,7 +52,7 @@ class QualityConfig:
     max_yaw_deg: float = 60.0  # degrees
     max_pitch_deg: float = 45.0  # degrees
     max_roll_deg: float = 45.0  # degrees
-    min_expression: float = 0.002  # share of the face's size
+    min_expression: float = 0.004  # share of the face's size
     max_jitter: float = 0.03  # share of the face's size
     min_speech_ratio: float = 0.2  # 0..1
     max_av_offset_frames: float = 6.0  # frames of 40 ms
@@ -74,32 +74,81 @@ class Check:
     says: str
     when: tuple[str, str] | None = None
 
+    def holds(self, value: float, limit: float) -> bool:
+        """Whether a measured score keeps within the limit."""
+        if self.rule == "within":
+            return abs(value) <= limit
+        return bool(value) if self.rule == "true" else value >= limit if self.rule == "min" else value <= limit
 
-# In the order in which a person would name them: what is missing altogether, then whose clip it is, then how good it is.
+
+# In the order in which a person would name them: what is missing altogether, then whose clip, then how good it is.
 CHECKS = (
     Check("too_short", "duration_s", "min", "min_duration_s", "{value:.2f} s < {limit:g} s"),
-    Check("damaged_video", "decode_errors", "max", "max_decode_errors", "{value:.0f} damaged packets or frames > {limit:g}"),
+    Check(
+        "damaged_video",
+        "decode_errors",
+        "max",
+        "max_decode_errors",
+        "{value:.0f} damaged packets or frames > {limit:g}",
+    ),
     Check("no_audio", "audio_present", "true", None, "the source has no sound track"),
     Check("silent_audio", "loudness_db", "min", "min_loudness_db", "sound of {value:.0f} dBFS < {limit:g} dBFS"),
-    Check("several_faces", "multi_face_share", "max", "max_multi_face_share", "a second face in {value:.0%} of the frames > {limit:.0%}"),
+    Check(
+        "several_faces",
+        "multi_face_share",
+        "max",
+        "max_multi_face_share",
+        "a second face in {value:.0%} of the frames > {limit:.0%}",
+    ),
     Check("face_too_small", "face_px", "min", "min_face_px", "face {value:.0f} px < {limit:g} px"),
     Check("face_lost", "coverage", "min", "min_coverage", "face found in {value:.0%} of the frames < {limit:.0%}"),
-    Check("face_too_small_in_crop", "face_px_at_512", "min", "min_face_px_at_512", "face {value:.0f} px of a 512 px crop < {limit:g} px: it moves too far"),
-    Check("near_still", "expression", "min", "min_expression", "the face's shape varies by {value:.2%} of its size < {limit:.2%}"),
-    Check("blurry", "sharpness", "min", "min_sharpness", "sharpness {value:.0f} < {limit:g}"),
+    Check(
+        "face_too_small_in_crop",
+        "face_px_at_512",
+        "min",
+        "min_face_px_at_512",
+        "face {value:.0f} px of a 512 px crop < {limit:g} px: it moves too far",
+    ),
+    Check(
+        "near_still",
+        "expression",
+        "min",
+        "min_expression",
+        "lids and lips move by {value:.2%} of the face's size < {limit:.2%}",
+    ),
     Check("too_dark", "luminance", "min", "min_luminance", "brightness of the face {value:.0f} < {limit:g}"),
     Check("too_bright", "luminance", "max", "max_luminance", "brightness of the face {value:.0f} > {limit:g}"),
     Check("low_contrast", "contrast", "min", "min_contrast", "contrast of the face {value:.0f} < {limit:g}"),
+    Check("blurry", "sharpness", "min", "min_sharpness", "sharpness {value:.0f} < {limit:g}"),
     Check("low_frame_rate", "source_fps", "min", "min_fps", "{value:.1f} frames a second < {limit:g}"),
     Check("frozen_picture", "longest_gap_s", "max", "max_gap_s", "one frame is shown for {value:.2f} s > {limit:g} s"),
     Check("extreme_pose", "yaw_deg", "max", "max_yaw_deg", "head turned {value:.0f}° > {limit:g}°"),
     Check("extreme_pose", "pitch_deg", "max", "max_pitch_deg", "head nodding {value:.0f}° > {limit:g}°"),
     Check("extreme_pose", "roll_deg", "max", "max_roll_deg", "head tilted {value:.0f}° > {limit:g}°"),
     Check("jittery", "jitter", "max", "max_jitter", "the face shakes by {value:.1%} of its size a frame > {limit:.1%}"),
-    Check("audio_missing_part", "audio_coverage", "min", "min_audio_coverage", "sound for {value:.0%} of the clip < {limit:.0%}"),
-    Check("audio_out_of_sync", "av_offset_frames", "within", "max_av_offset_frames", "sound off by {value:+.1f} frames, more than ±{limit:g}", ("av_confidence", "min_av_confidence")),
-    Check("no_speech", "speech_ratio", "min", "min_speech_ratio", "speech-like sound in {value:.0%} of the time < {limit:.0%}"),
-)  # fmt: skip
+    Check(
+        "audio_missing_part",
+        "audio_coverage",
+        "min",
+        "min_audio_coverage",
+        "sound for {value:.0%} of the clip < {limit:.0%}",
+    ),
+    Check(
+        "audio_out_of_sync",
+        "av_offset_frames",
+        "within",
+        "max_av_offset_frames",
+        "sound off by {value:+.1f} frames, more than ±{limit:g}",
+        ("av_confidence", "min_av_confidence"),
+    ),
+    Check(
+        "no_speech",
+        "speech_ratio",
+        "min",
+        "min_speech_ratio",
+        "speech-like sound in {value:.0%} of the time < {limit:.0%}",
+    ),
+)
 
 
 def verdict(scores: Mapping[str, Any], thresholds: QualityConfig) -> list[tuple[str, str]]:
@@ -117,12 +166,6 @@ def verdict(scores: Mapping[str, Any], thresholds: QualityConfig) -> list[tuple[
             surety, least = scores[check.when[0]], getattr(thresholds, check.when[1])
             if surety is None or not surety >= least:
                 continue
-        passes = {
-            "min": lambda v, t: v >= t,
-            "max": lambda v, t: v <= t,
-            "within": lambda v, t: abs(v) <= t,
-            "true": lambda v, _: bool(v),
-        }[check.rule](value, limit)
-        if not passes:
+        if not check.holds(value, limit):
             failed.append((check.reason, check.says.format(value=value, limit=limit)))
     return failed
