@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 from dualforce_model.bench._machine import median, surroundings, timed
 from dualforce_model.bench.flops import forward_flops, step_flops
-from dualforce_model.diffusion import Batch, generator_for, training_terms
+from dualforce_model.diffusion import Batch, CapturedStep, draw, generator_for, terms_of
 from dualforce_model.model import Conditions, DualForce, ModelConfig, preset
 from dualforce_model.timeline import AUDIO_PER_LATENT, SPATIAL, STRIDE
 
@@ -21,6 +21,7 @@ from dualforce_model.timeline import AUDIO_PER_LATENT, SPATIAL, STRIDE
 PARTS = [
     ("attention", r"cudnn.*(sdpa|flash|fprop|bprop|attn)|fmha|flash|sdpa"),
     ("attention merge", r"^_merge"),
+    ("norm and rotary of q, k", r"^_(forward|backward)$"),
     ("optimiser", r"[Aa]dam|multi_tensor|foreach|master"),
     ("linear", r"gemm|nvjet|cutlass|cublas|splitK|_mm"),
     ("norms, rotary, gates (fused)", r"^triton_"),
@@ -39,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--checkpointing", default="none", choices=["none", "selective", "full"])
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--launch", default="graph", choices=["graph", "kernels"], help="one CUDA graph, or one by one")
     parser.add_argument("--profile", action="store_true", help="share of device time by part, and the longest kernels")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
@@ -92,16 +94,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     batch = random_batch(config, args.frames, args.batch, args.pixels, args.text, device)
     generator = generator_for(0, 0, 0, device=device)
     loss = torch.zeros((), device=device)
+    began = time.perf_counter()
+    captured = None
+    if device.type == "cuda" and args.launch == "graph":
+        captured = CapturedStep(model, batch, draw(batch, generator))
 
     def step() -> None:
         nonlocal loss
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = training_terms(model, batch, generator).total
-        loss.backward()
+        drawn = draw(batch, generator)
+        if captured is not None:
+            loss = captured(batch, drawn).total
+        else:
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = terms_of(model, batch, drawn).total
+            loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        if captured is None:
+            optimiser.zero_grad(set_to_none=True)
 
-    began = time.perf_counter()
     timed(step, device, 1, args.warmup)
     warm = time.perf_counter() - began
     graphs = counters["stats"]["unique_graphs"]
@@ -116,6 +126,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "frames": args.frames,
         "batch": args.batch,
         "checkpointing": args.checkpointing,
+        "launch": "kernels" if captured is None else "graph",
         "parameters": sum(p.numel() for p in model.parameters()),
         "ms_per_step": round(median(milliseconds), 1),
         "ms_range": [round(min(milliseconds), 1), round(max(milliseconds), 1)],
@@ -147,16 +158,17 @@ def profiled(step: Callable[[], None], device: torch.device, steps: int = 2) -> 
             torch.cuda.synchronize(device)
     kernels: dict[str, tuple[float, int]] = {}
     for event in profile.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
+        if event.device_type.name == "CUDA" and not event.is_user_annotation:
             spent, count = kernels.get(event.name, (0.0, 0))
             kernels[event.name] = (spent + event.device_time / 1e3 / steps, count + 1)
     parts: dict[str, float] = {}
     for name, (spent, _) in kernels.items():
         part = next((part for part, pattern in PARTS if re.search(pattern, name)), "other")
         parts[part] = parts.get(part, 0.0) + spent
-    longest = sorted(kernels.items(), key=lambda item: -item[1][0])[:40]
+    longest = sorted(kernels.items(), key=lambda item: -item[1][0])[:70]
     return {
         "device_ms_by_part": {part: round(spent, 2) for part, spent in sorted(parts.items(), key=lambda x: -x[1])},
         "device_ms": round(sum(parts.values()), 1),
+        "kernels_per_step": sum(count for _, count in kernels.values()) // steps,
         "kernels": [f"{spent:7.2f} ms {count / steps:5.0f}x {name[:110]}" for name, (spent, count) in longest],
     }

@@ -3,6 +3,7 @@
 B batch, F latent frames. Clean x, noise n, sigma s in [0,1]: noisy = (1-s) x + s n, velocity = n - x (rectified flow).
 """
 
+from dualforce_model.diffusion.captured import CapturedStep
 from dualforce_model.diffusion.dropout import DropRates, drop_conditions
 from dualforce_model.diffusion.lip import LipConfig, LipScorer
 from dualforce_model.diffusion.losses import LossWeights, Terms, by_decile, gradient_norms, losses
@@ -17,10 +18,12 @@ from dualforce_model.diffusion.noise import (
     velocity_target,
 )
 from dualforce_model.diffusion.sampler import ScheduleConfig, frame_schedule, integrate
-from dualforce_model.diffusion.step import Batch, training_terms
+from dualforce_model.diffusion.step import Batch, Draw, draw, terms_of, training_terms
 
 __all__ = [
     "Batch",
+    "CapturedStep",
+    "Draw",
     "DropRates",
     "Levels",
     "LipConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "add_noise",
     "by_decile",
     "clean_estimate",
+    "draw",
     "draw_levels",
     "drop_conditions",
     "frame_schedule",
@@ -40,6 +44,7 @@ __all__ = [
     "integrate",
     "losses",
     "normal",
+    "terms_of",
     "training_terms",
     "velocity_target",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from dualforce_model.diffusion.dropout import DropRates, drop_conditions
 from dualforce_model.diffusion.lip import LipScorer
 from dualforce_model.diffusion.losses import LossWeights, Terms, losses
 from dualforce_model.diffusion.noise import (
+    Levels,
     NoiseConfig,
     add_noise,
     clean_estimate,
@@ -19,7 +20,7 @@ from dualforce_model.diffusion.noise import (
     velocity_target,
 )
 from dualforce_model.model.conditioning import Conditions
-from dualforce_model.timeline import FRONT_FRAMES, STRIDE
+from dualforce_model.timeline import AUDIO_PER_LATENT, FRONT_FRAMES, STRIDE
 
 
 @dataclass
@@ -42,6 +43,34 @@ class Batch:
     mouth: Tensor | None = None
 
 
+@dataclass
+class Draw:
+    """The randomness of one step: levels, noise of both streams, and which samples lose which condition."""
+
+    levels: Levels
+    video_noise: Tensor
+    struct_noise: Tensor | None
+    drop_audio: Tensor
+    drop_text: Tensor
+    drop_reference: Tensor
+
+
+def draw(
+    batch: Batch, generator: torch.Generator, noise: NoiseConfig | None = None, drops: DropRates | None = None
+) -> Draw:
+    """All randomness of one step, a function of the generator and the batch's shape alone."""
+    B, _, F = batch.video.shape[:3]
+    device = batch.video.device
+    levels = draw_levels(B, F, noise or NoiseConfig(), generator, device)
+    given = drop_conditions(batch.conditions, B, drops or DropRates(), generator, device)
+    video_noise = normal(batch.video.shape, generator, device)
+    struct_noise = None if batch.struct is None else normal(batch.struct.shape, generator, device)
+    assert given.drop_audio is not None
+    assert given.drop_text is not None
+    assert given.drop_reference is not None
+    return Draw(levels, video_noise, struct_noise, given.drop_audio, given.drop_text, given.drop_reference)
+
+
 def training_terms(
     model: nn.Module,
     batch: Batch,
@@ -55,23 +84,30 @@ def training_terms(
 
     `model` is a DualForce or a wrapper around one (DistributedDataParallel, an accelerate model).
     """
-    noise, drops, weights = noise or NoiseConfig(), drops or DropRates(), weights or LossWeights()
-    B, _, F = batch.video.shape[:3]
-    device = batch.video.device
-    levels = draw_levels(B, F, noise, generator, device)
-    given = drop_conditions(batch.conditions, B, drops, generator, device)
-    video_noise = normal(batch.video.shape, generator, device)
-    noisy_video = add_noise(batch.video, video_noise, levels.video, 2)
+    return terms_of(model, batch, draw(batch, generator, noise, drops), weights, scorer)
+
+
+def terms_of(
+    model: nn.Module, batch: Batch, drawn: Draw, weights: LossWeights | None = None, scorer: LipScorer | None = None
+) -> Terms:
+    """The loss of one step whose randomness is drawn already; waits for no device, so it can be captured."""
+    weights, levels, F = weights or LossWeights(), drawn.levels, batch.video.shape[2]
+    given = replace(
+        batch.conditions,
+        drop_audio=drawn.drop_audio,
+        drop_text=drawn.drop_text,
+        drop_reference=drawn.drop_reference,
+    )
+    noisy_video = add_noise(batch.video, drawn.video_noise, levels.video, 2)
     learned = batch.valid & ~levels.given
-    if batch.struct is None:
+    target = velocity_target(batch.video, drawn.video_noise)
+    if batch.struct is None or drawn.struct_noise is None:
         out = model(noisy_video, None, levels.video, None, given, batch.start)
-        target = velocity_target(batch.video, video_noise)
         return losses(
             weights=weights, video=out.video, video_target=target, video_mask=learned, sigma_video=levels.video
         )
 
-    struct_noise = normal(batch.struct.shape, generator, device)
-    noisy_struct = add_noise(batch.struct, struct_noise, levels.struct, 1)
+    noisy_struct = add_noise(batch.struct, drawn.struct_noise, levels.struct, 1)
     out = model(noisy_video, noisy_struct, levels.video, levels.struct, given, batch.start, batch.struct_valid)
     measured = learned[..., None] & slots_exist(batch.start, F)
     if batch.struct_valid is not None:
@@ -79,17 +115,17 @@ def training_terms(
     lip = None
     if scorer is not None and weights.lip and batch.mouth is not None and batch.conditions.audio is not None:
         estimate = clean_estimate(noisy_video, out.video, levels.video, 2)
-        span = batch.conditions.audio.shape[1] - 8 * (F - 1)
-        sound = batch.conditions.audio.unfold(1, span, 8).transpose(2, 3)
+        span = batch.conditions.audio.shape[1] - AUDIO_PER_LATENT * (F - 1)
+        sound = batch.conditions.audio.unfold(1, span, AUDIO_PER_LATENT).transpose(2, 3)
         lip, _ = scorer.loss(estimate, batch.mouth, sound, learned & (levels.video < 0.5))
     return losses(
         weights=weights,
         video=out.video,
-        video_target=velocity_target(batch.video, video_noise),
+        video_target=target,
         video_mask=learned,
         sigma_video=levels.video,
         struct=out.struct,
-        struct_target=velocity_target(batch.struct, struct_noise),
+        struct_target=velocity_target(batch.struct, drawn.struct_noise),
         struct_mask=measured,
         sigma_struct=levels.struct,
         flame=out.flame,

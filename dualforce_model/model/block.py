@@ -15,6 +15,7 @@ from torch.nn import functional
 from dualforce_model.model.attention import Sink, dense_attention, frame_causal_attention, thin_attention
 from dualforce_model.model.cache import RingView
 from dualforce_model.model.checkpointing import Checkpointing, checkpointed
+from dualforce_model.model.heads import turned_heads
 from dualforce_model.model.norms import LayerNorm, RMSNorm, gated, modulated
 from dualforce_model.model.rotary import Phase, rotate
 from dualforce_model.timeline import AUDIO_PER_LATENT
@@ -58,6 +59,11 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, places: Places, sink: KeyValue | None, mask: Tensor | None, past: RingView | None
     ) -> Tensor:
+        if sink is not None:
+            assert places.rest is not None
+            weights = self.norm_q.weight, self.norm_k.weight
+            q, still, k, v = turned_heads(self.qkv(x), weights, self.norm_q.eps, self.heads, places.full, places.rest)
+            return self.out(frame_causal_attention(q, k, v, Sink(still, *sink), self.window).reshape(x.shape))
         q, k, v = self.project(x)
         turned, k = rotate(q, places.full), rotate(k, places.full)
         if past is not None:
@@ -66,9 +72,6 @@ class SelfAttention(nn.Module):
                 seen = dense_attention(turned.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
             else:
                 seen = thin_attention(turned, k, v, mask)
-        elif sink is not None:
-            assert places.rest is not None
-            seen = frame_causal_attention(turned, k, v, Sink(rotate(q, places.rest), *sink), self.window)
         else:
             seen = thin_attention(turned, k, v, mask)
         return self.out(seen.reshape(x.shape))

@@ -117,7 +117,9 @@ class Duo(nn.Module):
         x = self.video.tokens(video.to(dtype), reference)
         if self.struct is None:
             x, _ = self.run(x, None, passage)
-            return Velocity(self.video_velocity(x, level, grid, video, sigma_video, reference, conditions.drop_reference), None)
+            return Velocity(
+                self.video_velocity(x, level, grid, video, sigma_video, reference, conditions.drop_reference), None
+            )
 
         assert struct is not None
         assert sigma_struct is not None

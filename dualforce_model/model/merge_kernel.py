@@ -28,15 +28,12 @@ def _merge(out, lse, parts, stats, SPOTS: tl.constexpr, F, R, D: tl.constexpr, R
     weight = tl.zeros([ROWS], tl.float32)
     total = tl.zeros([ROWS, D], tl.float32)
     for i in tl.static_range(len(SPOTS)):
-        first: tl.constexpr = SPOTS[i][0]
-        count: tl.constexpr = SPOTS[i][1]
-        groups: tl.constexpr = SPOTS[i][2]
-        stride: tl.constexpr = SPOTS[i][3]
-        behind = f - first
-        group = behind // stride
-        within = behind - group * stride
-        if (behind >= 0) & (group < groups) & (within < count):
-            base = ((b * groups + group) * count + within) * R
+        # a spot is (first, count, groups, stride)
+        behind = f - SPOTS[i][0]
+        group = behind // SPOTS[i][3]
+        within = behind - group * SPOTS[i][3]
+        if (behind >= 0) & (group < SPOTS[i][2]) & (within < SPOTS[i][1]):
+            base = ((b * SPOTS[i][2] + group) * SPOTS[i][1] + within) * R
             part = tl.load(parts[i] + (base + row)[:, None] * D + column, mask=inside[:, None], other=0.0)
             if SUM:
                 total += part.to(tl.float32)

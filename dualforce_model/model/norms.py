@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dualforce_model.model.heads import normed
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) x weight over the last axis [..., D]."""
@@ -16,9 +18,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * self.weight.float()).to(x.dtype)
+        return normed(x, self.weight, self.eps)
 
 
 class LayerNorm(nn.Module):

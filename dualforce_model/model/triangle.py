@@ -40,9 +40,7 @@ class Piece(NamedTuple):
 def cut(frames: int, window: int | None) -> tuple[Piece, ...]:
     """The pieces that cover, once each, all pairs (f, g) with max(0, f - window + 1) <= g <= f."""
     if window is not None and window < frames:
-        return tuple(
-            Piece(f, 1, max(0, f - window + 1), min(f + 1, window), groups=1, stride=1) for f in range(frames)
-        )
+        return tuple(Piece(f, 1, max(0, f - window + 1), min(f + 1, window), groups=1, stride=1) for f in range(frames))
     pieces = [Piece(0, 1, 0, 1, groups=frames, stride=1)]
     half = 1
     while half < frames:
@@ -83,10 +81,9 @@ def dense_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v [B,S,H,d], contiguous; `out` and `lse` [B,H,S] may be those of a larger set of keys."""
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-        empty = lse.new_empty(0)
-        none = torch.zeros((), dtype=torch.long, device=q.device)
+        seed = torch.zeros((), dtype=torch.long, device=q.device)  # of a dropout that is not used
         found = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            grad, q, k, v, out, lse[..., None].contiguous(), none, none, empty, empty, empty,
+            grad, q, k, v, out, lse[..., None].contiguous(), seed, seed, None, None, None,
             q.shape[2], k.shape[2], 0.0, False,
         )  # fmt: skip
         dq, dk, dv = (g.transpose(1, 2).contiguous() for g in found)
