@@ -16,7 +16,7 @@ from dualforce_model.quality import CHECKS, SCORES, Check, QualityConfig, verdic
 from dualforce_model.quality.sound import listen
 from dualforce_model.quality.sync import mouth_opening
 from dualforce_model.report import words
-from dualforce_model.report.funnel import Journey
+from dualforce_model.report.funnel import Journey, Row, Story
 from dualforce_model.report.pictures import FRAMES, THUMB, data_uri, sheet_of_clip, sheet_of_source
 from dualforce_model.report.plots import mouth_and_sound
 from dualforce_model.store import ledger
@@ -25,33 +25,35 @@ from dualforce_model.timeline import FPS
 SIGNS = {"min": "≥", "max": "≤", "within": "±"}
 
 
-def card(run_dir: Path, way: Journey, thresholds: Mapping[str, Any], number: int) -> dict[str, Any]:
+def card(story: Story, way: Journey, thresholds: Mapping[str, Any], number: int) -> dict[str, Any]:
     """What the page shows of one journey. Pictures that can't be made any more are said to be missing."""
-    stage, row = way.last
+    rows = {stage: row for stage in way.steps if (row := story.row(way, stage)) is not None}
+    limits = configs.build(QualityConfig, thresholds)
     shown: dict[str, Any] = {
         "anchor": f"item-{number}",
         "status": way.status,
         "title": words.visible(way.clip_id or way.source),
         "subtitle": words.visible(way.source) if way.clip_id else "",
         "verdict": way.status,
-        "headline": words.plain(way.reason) if way.reason else _headline(stage),
-        "message": words.visible(row["message"]),
-        "reasons": _reasons(way),
+        "headline": words.plain(way.reason) if way.reason else _headline(way.last),
+        "message": words.visible(rows[way.last]["message"]),
+        "reasons": _reasons(way, rows[way.last]),
         "sheet": "",
         "no_picture": "",
         "plot": "",
         "checks": [],
-        "facts": [],
     }
-    if way.reason:
-        shown["facts"].append(("decided by", words.STAGES.get(stage, stage)))
-    limits = configs.build(QualityConfig, thresholds)
-    shown |= _clip(run_dir, way, limits) if way.clip_id else _source(way)
-    quality = way.rows.get("quality")
-    if quality is not None and quality["status"] != "failed":
-        shown |= _scores(ledger.scores(quality), limits)
-    seconds = sum(float(r["seconds"] or 0) for r in way.rows.values())
-    shown["facts"] = [*shown["facts"], *_facts(way), ("work", words.duration(seconds))]
+    scores = {}
+    if "quality" in rows and way.steps["quality"].status != "failed":
+        scores = ledger.scores(rows["quality"])
+        shown |= _scores(scores, limits)
+    if way.clip_id:
+        shown |= _clip(Clip(story.run_dir / "clips", way.clip_id), scores, limits.min_av_confidence)
+    else:
+        shown |= _source(way, rows)
+    decided = [("decided by", words.STAGES.get(way.last, way.last))] if way.reason else []
+    seconds = sum(float(row["seconds"] or 0) for row in rows.values())
+    shown["facts"] = [*decided, *_facts(way, rows), ("work", words.duration(seconds))]
     return shown
 
 
@@ -59,10 +61,10 @@ def _headline(stage: str) -> str:
     return "in the data set" if stage == "metadata" else f"last stage: {words.STAGES.get(stage, stage)}"
 
 
-def _reasons(way: Journey) -> list[str]:
+def _reasons(way: Journey, row: Mapping[str, Any]) -> list[str]:
     """Every reason that counts against it, the deciding one first."""
-    listed = list(way.last[1]["reasons"]) if way.last[1]["reasons"] is not None else []
-    return list(dict.fromkeys([r for r in (way.reason, *map(str, listed)) if r]))
+    listed = row["reasons"] if row["reasons"] is not None else []
+    return list(dict.fromkeys(str(reason) for reason in (way.reason, *listed) if reason))
 
 
 @contextlib.contextmanager
@@ -74,28 +76,20 @@ def _missing(shown: dict[str, Any]) -> Iterator[None]:
         shown["no_picture"] = f"This can't be shown any more: {words.visible(error)}"
 
 
-def _clip(run_dir: Path, way: Journey, limits: QualityConfig) -> dict[str, Any]:
-    clip = Clip(run_dir / "clips", way.clip_id)
+def _clip(clip: Clip, scores: Mapping[str, float | None], least: float) -> dict[str, Any]:
+    """Contact sheet and plot; an offset less sure than `least` is not drawn."""
     shown: dict[str, Any] = {}
     with _missing(shown):
         shown["sheet"] = data_uri(sheet_of_clip(clip), "image/jpeg")
         shown["sheet_size"] = (FRAMES // 2 * THUMB, 2 * THUMB)
-        shown["alt"] = f"{FRAMES} frames of clip {words.visible(way.clip_id)} with face box and landmarks"
-        shown |= _plot(clip, way, limits.min_av_confidence)
+        shown["alt"] = f"{FRAMES} frames of clip {words.visible(clip.clip_id)} with face box and landmarks"
+        if clip.has_audio:
+            arrays, sound = clip.read_landmarks(), listen(clip.audio())
+            opening = mouth_opening(arrays["landmarks"], arrays["valid"])
+            lag = scores.get("av_offset_frames") if _sure(scores, least) else None
+            shown["plot"] = mouth_and_sound(opening, sound.energy, lag, words.visible(clip.clip_id))
+            shown |= {"moved": lag is not None and abs(lag) >= 1, "offset": _offset(scores, least)}
     return shown
-
-
-def _plot(clip: Clip, way: Journey, least: float) -> dict[str, Any]:
-    if not clip.has_audio:
-        return {}
-    arrays = clip.read_landmarks()
-    sound = listen(clip.audio())
-    scores = ledger.scores(way.rows["quality"]) if "quality" in way.rows else {}
-    lag = scores.get("av_offset_frames") if _sure(scores, least) else None
-    plot = mouth_and_sound(
-        mouth_opening(arrays["landmarks"], arrays["valid"]), sound.energy, lag, words.visible(way.clip_id)
-    )
-    return {"plot": plot, "moved": lag is not None and abs(lag) >= 1, "offset": _offset(scores, least)}
 
 
 def _offset(scores: Mapping[str, float | None], least: float) -> str:
@@ -108,7 +102,7 @@ def _offset(scores: Mapping[str, float | None], least: float) -> str:
     where = "together with" if abs(ms) < 20 else f"{abs(ms):.0f} ms {'after' if ms > 0 else 'before'}"
     sure = words.short(scores.get("av_correlation")), words.short(scores.get("av_confidence"))
     if not _sure(scores, least):
-        return f"Mouth and sound don't match clearly at any offset (confidence {sure[1]}, {words.short(least)} wanted)."
+        return f"No offset is sure enough to judge by (best: {lag:+.1f} frames; confidence {sure[1]}, not {least:g})."
     how = f"{lag:+.1f} frames, correlation {sure[0]}, confidence {sure[1]}"
     return f"The sound comes {where} the mouth ({how})."
 
@@ -118,9 +112,9 @@ def _sure(scores: Mapping[str, float | None], least: float) -> bool:
     return confidence is not None and confidence >= least
 
 
-def _source(way: Journey) -> dict[str, Any]:
+def _source(way: Journey, rows: Mapping[str, Row]) -> dict[str, Any]:
     shown: dict[str, Any] = {"no_picture": "No picture: the file could not be read."}
-    facts = ledger.facts(way.rows["source"]) if "source" in way.rows else {}
+    facts = ledger.facts(rows["source"]) if "source" in rows else {}
     if "probe" not in facts:
         return shown
     with _missing(shown):
@@ -177,17 +171,17 @@ def _value(score: str, value: Any) -> str:
     return f"{text}°" if unit == "°" else f"{text} {'fps' if unit == '1/s' else unit}"
 
 
-def _facts(way: Journey) -> list[tuple[str, str]]:
+def _facts(way: Journey, rows: Mapping[str, Row]) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
-    if "face_crop" in way.rows and way.clip_id:
-        clip = ledger.facts(way.rows["face_crop"])
+    if "face_crop" in rows and way.clip_id:
+        clip = ledger.facts(rows["face_crop"])
         if "frames" in clip:
             start = float(clip.get("start_s", 0.0))
             facts.append(
                 ("clip", f"{clip['frames']} frames, {start:.2f}–{start + clip['frames'] / FPS:.2f} s of the source")
             )
-    if "source" in way.rows:
-        probe = ledger.facts(way.rows["source"]).get("probe")
+    if "source" in rows:
+        probe = ledger.facts(rows["source"]).get("probe")
         if probe:
             rate = f"{words.short(probe['fps_mean'])} fps{' (variable)' if probe['variable_fps'] else ''}"
             audio = probe["audio"]
@@ -200,8 +194,8 @@ def _facts(way: Journey) -> list[tuple[str, str]]:
                     f"{probe['video_codec']} {size} {rate}, {sound}, {words.duration(probe['duration_s'])}{turned}",
                 )
             )
-    if "metadata" in way.rows:
-        split = ledger.facts(way.rows["metadata"]).get("split")
+    if "metadata" in rows:
+        split = ledger.facts(rows["metadata"]).get("split")
         if split:
             facts.append(("split", str(split)))
     return facts

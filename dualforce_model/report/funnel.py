@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -18,110 +18,119 @@ STAGES = (*PER_ITEM, "train", "generate")
 Row = dict[str, Any]
 
 
+class Step(NamedTuple):
+    """What one stage said of an item; `at` is the row's number in that stage's ledger."""
+
+    status: str
+    reason: str
+    at: int
+
+
 @dataclass
 class Journey:
     """One clip's way through the stages, or that of a source that never became a clip (`clip_id` empty)."""
 
     source: str
-    source_id: str
     clip_id: str
-    rows: dict[str, Row] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
 
     @property
-    def last(self) -> tuple[str, Row]:
+    def last(self) -> str:
         """The stage that decided: the first that did not accept, else the last that was reached."""
-        for stage in self.rows:
-            if self.rows[stage]["status"] != "accepted":
-                return stage, self.rows[stage]
-        stage = list(self.rows)[-1]
-        return stage, self.rows[stage]
+        stage = ""
+        for stage, step in self.steps.items():
+            if step.status != "accepted":
+                return stage
+        return stage
 
     @property
     def status(self) -> str:
-        return str(self.last[1]["status"])
+        return self.steps[self.last].status
 
     @property
     def reason(self) -> str:
-        return str(self.last[1]["reason"])
+        return self.steps[self.last].reason
 
     def passed(self, *stages: str) -> bool:
         """Whether each of `stages` accepted it."""
-        return all(self.rows.get(stage, {}).get("status") == "accepted" for stage in stages)
+        return all(stage in self.steps and self.steps[stage].status == "accepted" for stage in stages)
 
 
-def journeys(run_dir: Path) -> list[Journey]:
-    """Every clip, and every source without a clip, ordered by source and clip."""
-    sources: dict[str, Journey] = {}
-    clips: dict[tuple[str, str], Journey] = {}
-    for stage in PER_ITEM:
-        for row in _rows(run_dir, stage):
-            source = str(row["source"])
-            if not row["clip_id"]:
-                if not source:
-                    continue  # a row about the whole data set
-                journey = sources.setdefault(source, Journey(source, str(row["source_id"]), ""))
-            else:
-                key = (source, str(row["clip_id"]))
-                if key not in clips:
-                    before = sources[source].rows if source in sources else {}
-                    clips[key] = Journey(source, str(row["source_id"]), key[1], dict(before))
-                journey = clips[key]
-            journey.rows[stage] = row
-    with_clips = {source for source, _ in clips}
-    alone = [journey for source, journey in sources.items() if source not in with_clips]
-    return sorted([*clips.values(), *alone], key=lambda j: (j.source, j.clip_id))
+class Story:
+    """The ledgers of a run folder, read once: `ways`, ordered by source and clip, and whole rows where they are wanted.
+
+    A way is light (50,000 clips are told in seconds); a row has every column and score, so only shown items ask for it.
+    """
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self.ledgers = {stage: ledger.read(run_dir, stage) for stage in STAGES if ledger.exists(run_dir, stage)}
+        sources: dict[str, Journey] = {}
+        clips: dict[tuple[str, str], Journey] = {}
+        for stage in (name for name in PER_ITEM if name in self.ledgers):
+            rows = self.ledgers[stage]
+            told = zip(*(rows[name].tolist() for name in ("source", "clip_id", "status", "reason")), strict=True)
+            for at, (source, clip_id, status, reason) in enumerate(told):
+                step = Step(status, reason, at)
+                if clip_id:
+                    if (source, clip_id) not in clips:
+                        before = sources[source].steps if source in sources else {}
+                        clips[source, clip_id] = Journey(source, clip_id, dict(before))
+                    clips[source, clip_id].steps[stage] = step
+                elif source:  # a row with neither is about the whole data set
+                    sources.setdefault(source, Journey(source, "")).steps[stage] = step
+        with_clips = {source for source, _ in clips}
+        alone = [way for source, way in sources.items() if source not in with_clips]
+        self.ways = sorted([*clips.values(), *alone], key=lambda way: (way.source, way.clip_id))
+
+    def row(self, way: Journey, stage: str) -> Row | None:
+        """The whole ledger row of `way` at `stage`, or None when it never got there."""
+        if stage not in way.steps:
+            return None
+        return {str(k): v for k, v in self.ledgers[stage].iloc[way.steps[stage].at].to_dict().items()}
 
 
 def funnel(run_dir: Path) -> list[tuple[str, int, str]]:
     """(label, count, detail) per step: sources, then clips; the detail says what was left behind and why."""
-    ways = journeys(run_dir)
-    reached = {stage for way in ways for stage in way.rows}
-    by_source: dict[str, list[Journey]] = {}
-    for way in ways:
-        by_source.setdefault(way.source, []).append(way)
-    firsts = [group[0] for group in by_source.values()]
+    return steps(Story(run_dir))
+
+
+def steps(story: Story) -> list[tuple[str, int, str]]:
+    """The funnel of a story, see `funnel`."""
+    reached = {stage for way in story.ways for stage in way.steps}
+    firsts = list({way.source: way for way in reversed(story.ways)}.values())[::-1]
     readable = [way for way in firsts if way.passed("source")]
-    clips = [way for way in ways if way.clip_id]
-    steps = [("sources", len(firsts), ""), ("readable sources", len(readable), _lost(firsts, ("source",)))]
+    found = [("sources", len(firsts), ""), ("readable sources", len(readable), _lost(firsts, ("source",)))]
+    cropped = [way for way in story.ways if way.clip_id and way.passed("face_crop")]
     if "face_crop" in reached:
         lost = _lost(readable, ("face_crop",))
-        cropped = [way for way in clips if way.passed("face_crop")]
-        steps.append(
-            ("face clips", len(cropped), f"from {_many(len({w.source for w in cropped}), 'source')}{_and(lost)}")
-        )
-    else:
-        cropped = []
+        origin = f"from {_many(len({way.source for way in cropped}), 'source')}"
+        found.append(("face clips", len(cropped), f"{origin}; {lost}" if lost else origin))
+    accepted = [way for way in cropped if way.passed("quality")]
     if "quality" in reached:
-        accepted = [way for way in cropped if way.passed("quality")]
-        steps.append(("accepted clips", len(accepted), _lost(cropped, ("quality",))))
-    else:
-        accepted = []
+        found.append(("accepted clips", len(accepted), _lost(cropped, ("quality",))))
     if reached & set(FEATURES):
         whole = [way for way in accepted if way.passed(*FEATURES)]
         detail = _lost(accepted, tuple(FEATURES)) or _pending(accepted)
-        steps.append(("clips with all features", len(whole), detail))
-    if (run_dir / "metadata.parquet").is_file():
-        table = pd.read_parquet(run_dir / "metadata.parquet", columns=["split"])
-        splits = Counter(table["split"])
-        detail = ", ".join(f"{name} {splits[name]}" for name in sorted(splits, key=("train", "val", "test").index))
-        steps.append(("clips in the data set", len(table), detail))
-    return steps
+        found.append(("clips with all features", len(whole), detail))
+    if (story.run_dir / "metadata.parquet").is_file():
+        splits = Counter(pd.read_parquet(story.run_dir / "metadata.parquet", columns=["split"])["split"])
+        detail = ", ".join(f"{name} {splits[name]}" for name in ("train", "val", "test") if splits[name])
+        found.append(("clips in the data set", splits.total(), detail))
+    return found
 
 
-def stage_table(run_dir: Path) -> list[dict[str, Any]]:
-    """Per stage that ran: name, accepted, rejected, failed, reused, seconds, reasons [(reason, count)]."""
+def stage_table(story: Story) -> list[dict[str, Any]]:
+    """Per stage that ran: stage, accepted, rejected, failed, reused, seconds, reasons [(reason, count)]."""
     table = []
-    for stage in STAGES:
-        if not ledger.exists(run_dir, stage):
-            continue
-        rows = ledger.read(run_dir, stage)
+    for stage, rows in story.ledgers.items():
         counts = {status: int((rows["status"] == status).sum()) for status in ("accepted", "rejected", "failed")}
         reasons = Counter(rows.loc[rows["status"] != "accepted", "reason"])
         table.append(
             {
                 "stage": stage,
                 **counts,
-                "reused": int(rows["reused"].fillna(False).sum()),
+                "reused": int(rows["reused"].fillna(False).astype(bool).sum()),
                 "seconds": float(rows["seconds"].sum()),
                 "reasons": sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])),
             }
@@ -129,15 +138,11 @@ def stage_table(run_dir: Path) -> list[dict[str, Any]]:
     return table
 
 
-def _rows(run_dir: Path, stage: str) -> list[Row]:
-    return [{str(k): v for k, v in row.items()} for row in ledger.read(run_dir, stage).to_dict("records")]
-
-
 def _lost(ways: list[Journey], stages: tuple[str, ...]) -> str:
     """`2 rejected: no_face 2; 1 failed: truncated 1`: what was decided against at one of `stages`."""
     parts = []
     for status in ("rejected", "failed"):
-        reasons = Counter(way.reason for way in ways if way.status == status and way.last[0] in stages)
+        reasons = Counter(way.reason for way in ways if way.status == status and way.last in stages)
         if reasons:
             listed = ", ".join(f"{r} {n}" for r, n in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
             parts.append(f"{sum(reasons.values())} {status}: {listed}")
@@ -145,13 +150,9 @@ def _lost(ways: list[Journey], stages: tuple[str, ...]) -> str:
 
 
 def _pending(ways: list[Journey]) -> str:
-    missing = Counter(name for way in ways for name in FEATURES if name not in way.rows)
+    missing = Counter(name for way in ways for name in FEATURES if name not in way.steps)
     return ", ".join(f"{name} not yet made for {count}" for name, count in missing.items())
 
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _and(text: str) -> str:
-    return f"; {text}" if text else ""

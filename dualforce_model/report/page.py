@@ -12,9 +12,9 @@ import yaml
 from dualforce_model.report import words
 from dualforce_model.report.cards import card
 from dualforce_model.report.films import comparisons
-from dualforce_model.report.funnel import Journey, funnel, journeys, stage_table
+from dualforce_model.report.funnel import Journey, Story, stage_table, steps
 from dualforce_model.report.plots import loss_curve
-from dualforce_model.store import ledger, publish
+from dualforce_model.store import publish
 
 MOST_CARDS = 80  # a page beyond that is slow to open; what is left out is said on the page
 MOST_FILMS = 3  # accepted clips that are shown beside their decoded latents
@@ -28,7 +28,8 @@ def render(run_dir: Path) -> Path:
     import jinja2
 
     config = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))["config"]
-    ways = journeys(run_dir)
+    story = Story(run_dir)
+    ways = story.ways
     chosen, cuts = sample(ways, MOST_CARDS)
     films, films_note = comparisons(run_dir, [w for w in ways if w.status == "accepted" and w.clip_id], MOST_FILMS)
     here = Path(__file__).parent
@@ -40,16 +41,16 @@ def render(run_dir: Path) -> Path:
         lead=_lead(ways),
         style=(here / "page.css").read_text(encoding="utf-8"),
         script=(here / "page.js").read_text(encoding="utf-8"),
-        funnel=_bars(funnel(run_dir)),
+        funnel=_bars(steps(story)),
         reasons=_reasons(ways),
         stages=[
             {**row, "title": words.STAGES.get(row["stage"], row["stage"]), "took": words.duration(row["seconds"])}
-            for row in stage_table(run_dir)
+            for row in stage_table(story)
         ],
-        training=_training(run_dir),
+        training=_training(story),
         comparisons=films,
         films_note=films_note,
-        cards=[card(run_dir, way, config.get("quality") or {}, number) for number, way in enumerate(chosen)],
+        cards=[card(story, way, config.get("quality") or {}, number) for number, way in enumerate(chosen)],
         cuts=cuts,
         total=len(ways),
         verdicts=_verdicts(chosen),
@@ -118,11 +119,11 @@ def _verdicts(ways: list[Journey]) -> list[tuple[str, str, int]]:
     return [("", "all", len(ways)), *named]
 
 
-def _training(run_dir: Path) -> dict[str, Any] | None:
+def _training(story: Story) -> dict[str, Any] | None:
     """The loss curve of the run's training, or None when nothing was logged yet."""
-    logs = sorted((run_dir / "checkpoints").glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-    accepted = [row["artifact"] for row in ledger.read(run_dir, "train").to_dict("records") if row["artifact"]]
-    mine = [log for log in logs if any((run_dir / a).is_relative_to(log.parent) for a in accepted)]
+    logs = sorted((story.run_dir / "checkpoints").glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    artifacts = story.ledgers["train"]["artifact"].tolist() if "train" in story.ledgers else []
+    mine = [log for log in logs if any(a and (story.run_dir / a).is_relative_to(log.parent) for a in artifacts)]
     if not logs:
         return None
     log = (mine or logs)[-1]

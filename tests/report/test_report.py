@@ -16,7 +16,7 @@ from PIL import Image
 
 from dualforce_model.media import Clip
 from dualforce_model.report import contact_sheet, funnel, render
-from dualforce_model.report.funnel import Journey, journeys
+from dualforce_model.report.funnel import Journey, Step, Story
 from dualforce_model.report.page import sample
 from dualforce_model.store import ledger
 
@@ -99,20 +99,21 @@ def test_page_is_sound_and_needs_nothing_from_outside(page: Page, text: str) -> 
 
 
 def test_every_item_has_its_card_with_reason_and_message(run: Path, page: Page) -> None:
-    ways = journeys(run)
+    story = Story(run)
+    ways = story.ways
     assert len(page.cards) == len(ways) == 7
     assert {way.reason for way in ways} == {"", "several_faces", "no_face", "no_audio", "truncated"}
     for number, way in enumerate(ways):
         card, attributes = page.cards[f"item-{number}"], page.attributes[f"item-{number}"]
         assert attributes["data-status"] == way.status
         assert (way.clip_id or way.source.split("\n")[0]) in card
-        assert str(way.last[1]["message"]).split("\n")[0][:20] in card
+        assert str(story.row(way, way.last)["message"]).split("\n")[0][:20] in card
         if way.reason:
             assert way.reason in str(attributes["data-reasons"]).split()
 
 
 def test_scores_stand_beside_their_thresholds(run: Path, page: Page) -> None:
-    number = next(k for k, way in enumerate(journeys(run)) if way.reason == "several_faces")
+    number = next(k for k, way in enumerate(Story(run).ways) if way.reason == "several_faces")
     card = " ".join(page.cards[f"item-{number}"].split())
     assert re.search(r"multi face share 0\.\d+ ≤ 0\.05 failed ✗", card)
     assert re.search(r"sharpness \d+ ≥ 30 passed ✓", card)
@@ -142,7 +143,7 @@ def test_funnel_is_the_ledgers(run: Path, page: Page) -> None:
 def test_films_play_with_sound(page: Page, run: Path) -> None:
     films = [link for link in page.links if link.startswith("data:video/mp4")]
     assert len(films) == 2  # the accepted clip, and the same from its latents
-    frames = Clip(run / "clips", next(w.clip_id for w in journeys(run) if w.status == "accepted")).frame_count
+    frames = Clip(run / "clips", next(w.clip_id for w in Story(run).ways if w.status == "accepted")).frame_count
     for film in films:
         with av.open(io.BytesIO(base64.b64decode(film.partition(",")[2]))) as movie:
             assert movie.streams.video[0].codec_context.name == "h264"
@@ -188,8 +189,8 @@ def test_empty_run_says_so(tmp_path: Path) -> None:
 def test_large_runs_show_a_declared_sample_of_every_reason() -> None:
     def way(k: int) -> Journey:
         reason = "rare" if k == 777 else ("blurry", "no_audio", "")[k % 3]
-        row = {"status": "rejected" if reason else "accepted", "reason": reason}
-        return Journey(f"{k:05d}.mp4", f"s{k}", f"s{k}-s0t0", {"quality": row})
+        step = Step("rejected" if reason else "accepted", reason, k)
+        return Journey(f"{k:05d}.mp4", f"s{k}-s0t0", {"quality": step})
 
     ways = [way(k) for k in range(3000)]
     kept, cuts = sample(ways, 80)
@@ -204,7 +205,7 @@ def test_large_runs_show_a_declared_sample_of_every_reason() -> None:
 
 
 def test_contact_sheet_shows_clips_and_counts_the_rest(run: Path) -> None:
-    clips = [Clip(run / "clips", way.clip_id) for way in journeys(run) if way.clip_id]
+    clips = [Clip(run / "clips", way.clip_id) for way in Story(run).ways if way.clip_id]
     data = contact_sheet(clips, limit=3)
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.format == "PNG"
