@@ -16,7 +16,7 @@ from dualforce_model.faces.detect import cut
 from dualforce_model.faces.mesh import FaceMeter
 from dualforce_model.faces.plan import Plan, plan
 from dualforce_model.faces.scan import scan
-from dualforce_model.media import Clip, GridReader, SourceInfo, VideoWriter, probe, read_audio
+from dualforce_model.media import Clip, GridFrame, GridReader, SourceInfo, VideoWriter, probe, read_audio
 from dualforce_model.store import digest_file, publish, write_json, write_tensors
 from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -70,9 +70,8 @@ def _render(
                 if not waiting:
                     break
                 continue
-            picture = frame.picture.rgb()
             for rendering in active:
-                rendering.add(picture, frame.index, frame.fresh)
+                rendering.add(frame)
             for rendering in [r for r in active if r.plan.last == frame.index + 1]:
                 sidecars.append(rendering.finish(source))
                 active.remove(rendering)
@@ -113,14 +112,15 @@ class _Rendering:
         self._meter = FaceMeter(config.size)
         self._before: np.ndarray | None = None
 
-    def add(self, picture: np.ndarray, frame: int, fresh: bool) -> None:
-        if fresh or self._before is None:
-            side = self.plan.side
-            crop = cut(picture, self.plan.left, self.plan.top, side, max(self.config.size, MESH_PX))
-            self._meter.measure(crop, True, self.plan.expected(frame))
+    def add(self, frame: GridFrame) -> None:
+        plan, expected = self.plan, self.plan.expected(frame.index)
+        if frame.fresh or self._before is None:
+            picture, left, top = frame.picture.square(plan.left, plan.top, plan.side)
+            crop = cut(picture, plan.left - left, plan.top - top, plan.side, max(self.config.size, MESH_PX))
+            self._meter.measure(crop, True, expected)
             self._before = crop if len(crop) == self.config.size else cut(crop, 0, 0, len(crop), self.config.size)
         else:
-            self._meter.measure(self._before, False, self.plan.expected(frame))
+            self._meter.measure(self._before, False, expected)
         self._writer.write(self._before)
 
     def close(self) -> None:

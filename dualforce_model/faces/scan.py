@@ -54,7 +54,7 @@ def scan(reader: GridReader, config: FaceCropConfig) -> Scan:
         found.frames = frame.index + 1
         fresh_cuts: list[int] = []
         if frame.fresh:
-            small = frame.picture.small(SHOT_PX)[:, :, ::-1]
+            small = frame.picture.thin(SHOT_PX)[:, :, ::-1]
             fresh_cuts = [c.frame_num for c in cuts.process_frame(FrameTimecode(frame.index, float(FPS)), small)]
             found.cuts += fresh_cuts
         if not found.searches or frame.index - found.searches[-1] >= SEARCH_EVERY or fresh_cuts:
