@@ -95,6 +95,8 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
         try:
             fetched = _session(item.payload["config"]).fetch(video, item.identity, folder)
         except FetchFailed as error:
+            if not error.failure.passing:
+                discard(folder, video.key)  # nothing will go on from here
             return [_failed(error.failure)]
         found = fetched.path, fetched.sidecar
     facts = json.loads(found[1].read_text(encoding="utf-8"))

@@ -40,7 +40,10 @@ MESSAGES: tuple[tuple[str, str], ...] = (
         "live",
         r"live event will begin|premieres? in|is not currently live|live stream (recording )?is not available|is offline",
     ),
-    ("sign_in", r"sign in|log ?in|--cookies|registered users|account (is )?required|requires? (an )?account|premium"),
+    (
+        "sign_in",
+        r"sign in|log ?in|--cookies|registered users|account (is )?required|requires? (an )?account|premium|requires? payment",
+    ),
     ("no_format", r"requested format is not available|no video formats found|drm protect"),
     ("not_a_video", r"unsupported url|is not a valid url|no video could be found|unable to extract"),
     (
@@ -50,7 +53,7 @@ MESSAGES: tuple[tuple[str, str], ...] = (
     ),
     (
         "network",
-        r"timed? ?out|connection|network|unreachable|getaddrinfo|name or service|resolve|bytes read|more expected|ssl"
+        r"timed? ?out|connection|network|unreachable|getaddrinfo|name or service|name resolution|resolve|bytes read|more expected|ssl"
         r"|tls|certificate|proxy|remote end|giving up|download.{0,10}too short|did not get any data|expected \d+ bytes|http error 5\d\d",
     ),
 )

@@ -128,6 +128,9 @@ def _handler(owner: GuardedDownloader) -> type:
                 response = super()._send(request)
             except HTTPError as error:
                 owner.refusal = error
+                if error.status == 416 and not owner._looking:
+                    # the part is whole already. yt-dlp now asks for the length, with headers that still hold the range
+                    request.headers.pop("Range", None)
                 raise
             owner._open.append(response)
             return response

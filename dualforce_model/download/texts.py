@@ -35,13 +35,13 @@ def heads(path: Path, suffix: str) -> Iterator[tuple[str, str]]:
     try:
         if path.is_dir():
             for file in sorted(path.rglob(f"*{suffix}")):
-                with open(file, "rb") as stream:
-                    yield file.name, _text(stream.read(HEAD_BYTES))
+                with open(file, "rb") as plain:
+                    yield file.name, _text(plain.read(HEAD_BYTES))
         elif zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 for name in sorted(n for n in archive.namelist() if n.endswith(suffix)):
-                    with archive.open(name) as stream:
-                        yield Path(name).name, _text(stream.read(HEAD_BYTES))
+                    with archive.open(name) as packed:
+                        yield Path(name).name, _text(packed.read(HEAD_BYTES))
         elif path.is_file() and tarfile.is_tarfile(path):
             with tarfile.open(path) as tar:
                 for member in tar:  # a stream has no name order; the parser sorts

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-PREROLL_S = (0.5, 15.0)  # how far before the piece a key frame is looked for, before the file is read from its beginning
+PREROLL_S = (
+    0.5,
+    15.0,
+)  # how far before the piece a key frame is looked for, before the file is read from its beginning
 
 
 class PieceReader(GridReader):
@@ -47,7 +50,9 @@ class PieceReader(GridReader):
             elif time <= last:
                 continue
             elif float(time - last) > JUMP_S:
-                raise BadInput("broken_times", f"{self.path.name!r}: its time stamps jump by {float(time - last):.0f} s")
+                raise BadInput(
+                    "broken_times", f"{self.path.name!r}: its time stamps jump by {float(time - last):.0f} s"
+                )
             if _slot(time) <= 0:  # before the piece, or its first frame
                 self.decoded, self.errors[:] = 1, []
             elif shown is not None:
@@ -58,10 +63,14 @@ class PieceReader(GridReader):
                 return
             shown, last = Picture(frame, self), time
         if shown is None:
-            raise BadInput("undecodable", f"{self.path.name!r}: nothing of it can be decoded from {self.cut.start_s:.2f} s on")
+            raise BadInput(
+                "undecodable", f"{self.path.name!r}: nothing of it can be decoded from {self.cut.start_s:.2f} s on"
+            )
         missing = count / FPS - float(time + nominal)
         if missing > LOST_S:
-            raise BadInput("truncated", f"{self.path.name!r} ends {missing:.2f} s before the piece that a list wants of it")
+            raise BadInput(
+                "truncated", f"{self.path.name!r} ends {missing:.2f} s before the piece that a list wants of it"
+            )
         yield from self._show(shown, count)
 
     def _from(self, container: InputContainer, stream: VideoStream, start: Fraction) -> Iterator[VideoFrame]:
