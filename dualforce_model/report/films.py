@@ -23,31 +23,34 @@ from dualforce_model.store import read_provenance, read_tensors
 from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 SIDE = 256  # px of an embedded film
-SECONDS = 8  # of each film at most
+SECONDS = 6  # of each film at most
 
 
 def comparisons(run_dir: Path, accepted: Sequence[Journey], most: int) -> tuple[list[dict[str, Any]], str]:
     """Groups of films to be seen side by side, and a sentence on what is shown.
 
-    First the generated clips with the recorded clip that they were made after, then up to `most` accepted clips beside
-    their decoded latents.
+    First generated clips beside the recorded clip that they were made after, then accepted clips beside their decoded
+    latents, up to `most` together.
     """
+    samples = sorted((run_dir / "samples").glob("*.mp4"))
+    recorded = [way.clip_id for way in accepted]
     groups, told = [], set()
-    for path in sorted((run_dir / "samples").glob("*.mp4")):
+    for path in samples[:most]:
         facts = _facts_beside(path)
         clip_id = str(facts.get("clip_id") or "")
-        films = _recorded(run_dir, clip_id) if clip_id in {way.clip_id for way in accepted} else []
-        told |= {clip_id}
         film = _shown("generated clip", finished, path, "generated clip")
         if facts.get("split"):
             said = f"from the first picture and the sound of this clip ({words.visible(facts['split'])} split)"
             film["note"] = "; ".join(filter(None, [said, film["note"]]))
+        films = _recorded(run_dir, clip_id) if clip_id in recorded else []
+        told |= {clip_id} & set(recorded)
         groups.append({"title": f"Generated: {words.visible(path.stem)}", "films": [*films, film]})
-    generated = len(groups)
-    others = [way.clip_id for way in accepted if way.clip_id not in told][: max(0, most - generated)]
+    others = [clip_id for clip_id in recorded if clip_id not in told][: most - len(groups)]
     groups += [{"title": words.visible(clip_id), "films": _recorded(run_dir, clip_id)} for clip_id in others]
-    shown = len(groups) - generated + len(told & {way.clip_id for way in accepted})
-    note = f"{shown} of {len(accepted)} accepted clips; all others are in clips/ and features/video_latents/."
+    note = (
+        f"{min(most, len(samples))} of {len(samples)} generated clips (all are in samples/) and "
+        f"{len(told) + len(others)} of {len(recorded)} accepted clips (all are in clips/ and features/video_latents/)."
+    )
     return groups, note
 
 
@@ -128,22 +131,25 @@ def _nothing(title: str, note: str) -> dict[str, Any]:
 def _film(title: str, frames: Iterable[np.ndarray], sound: np.ndarray | None, count: int) -> dict[str, Any]:
     most = SECONDS * FPS
     cut = sound[: most * SAMPLES_PER_FRAME] if sound is not None else None
-    small = (_small(frame) for frame in islice(frames, most))
-    first = next(small)
-    data, shown = _encode(chain([first], small), cut)
+    shortened = islice(frames, most)
+    first = next(shortened, None)
+    if first is None:
+        raise ValueError("it has no frames")
+    data, shown = _encode(chain([first], shortened), cut)
     note = f"the first {SECONDS} s of {count / FPS:.1f} s" if count > most else ""
     facts = {"seconds": shown / FPS, "note": note, "sound": cut is not None, "psnr": None}
-    poster = data_uri(jpeg(first), "image/jpeg")  # phones show nothing of a film before it is played
+    poster = data_uri(jpeg(_small(first)), "image/jpeg")  # phones show nothing of a film before it is played
     return {"title": title, "video": data_uri(data, "video/mp4"), "poster": poster, **facts}
 
 
 def _encode(frames: Iterable[np.ndarray], sound: np.ndarray | None) -> tuple[bytes, int]:
     """Bytes of an mp4 that every browser plays, and its frame count; far smaller than what `media` writes to keep."""
     import av
+    from av.video.reformatter import VideoReformatter
 
-    buffer, count = io.BytesIO(), 0
+    buffer, count, scaler = io.BytesIO(), 0, VideoReformatter()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as film:
-        video = film.add_stream("libx264", rate=FPS, options={"preset": "medium", "crf": "29", "threads": "1"})
+        video = film.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "27", "threads": "1"})
         video.pix_fmt = "yuv420p"
         if sound is not None:
             track = film.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options={"flags": "+bitexact"})
@@ -152,8 +158,10 @@ def _encode(frames: Iterable[np.ndarray], sound: np.ndarray | None) -> tuple[byt
             block.sample_rate, block.pts, block.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
         for count, frame in enumerate(frames, 1):
             if count == 1:
-                video.height, video.width = frame.shape[:2]
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+                video.width, video.height = _size(frame)
+            picture = scaler.reformat(
+                av.VideoFrame.from_ndarray(frame, "rgb24"), video.width, video.height, "yuv420p", interpolation="AREA"
+            )
             picture.pts, picture.time_base = count - 1, Fraction(1, FPS)
             film.mux(video.encode(picture))
         film.mux(video.encode(None))
@@ -166,12 +174,11 @@ def _encode(frames: Iterable[np.ndarray], sound: np.ndarray | None) -> tuple[byt
 def _small(frame: np.ndarray) -> np.ndarray:
     from PIL import Image
 
+    return np.asarray(Image.fromarray(frame).resize(_size(frame), Image.Resampling.BOX))
+
+
+def _size(frame: np.ndarray) -> tuple[int, int]:
+    """Even width and height of a film whose frames are [H,W,3], its longer side at most SIDE."""
     scale = min(1.0, SIDE / max(frame.shape[:2]))
-    size = (_even(frame.shape[1] * scale), _even(frame.shape[0] * scale))
-    if size == (frame.shape[1], frame.shape[0]):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
-
-
-def _even(side: float) -> int:
-    return max(2, round(side / 2) * 2)
+    width, height = (max(2, round(side * scale / 2) * 2) for side in (frame.shape[1], frame.shape[0]))
+    return width, height
