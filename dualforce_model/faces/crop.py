@@ -21,7 +21,7 @@ from dualforce_model.store import digest_file, publish, write_json, write_tensor
 from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 PADDED_S = 0.1  # a sound track that begins later or ends earlier than the pictures by less is as long as they are
-MESH_PX = 256  # landmarks are measured at this size or larger, whatever the clips' size
+MEASURE_PX = 512  # frames are measured at this size or larger, so that scores do not depend on the clips' size
 
 
 def crop_source(path: Path, source_id: str, identity: str, out: Path, config: FaceCropConfig) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ class _Rendering:
         plan, expected = self.plan, self.plan.expected(frame.index)
         if frame.fresh or self._before is None:
             picture, left, top = frame.picture.square(plan.left, plan.top, plan.side)
-            crop = cut(picture, plan.left - left, plan.top - top, plan.side, max(self.config.size, MESH_PX))
+            crop = cut(picture, plan.left - left, plan.top - top, plan.side, max(self.config.size, MEASURE_PX))
             self._meter.measure(crop, True, expected)
             self._before = crop if len(crop) == self.config.size else cut(crop, 0, 0, len(crop), self.config.size)
         else:
@@ -185,7 +185,7 @@ def _face_px(arrays: dict[str, np.ndarray]) -> float:
 
 
 def _padding(plan: Plan, facts: GridReader) -> float:
-    """Share of the crop that lies outside the source picture and is black."""
+    """Share of the crop that lies outside the source picture, whose border goes on there."""
     width = min(plan.left + plan.side, facts.width) - max(plan.left, 0)
     height = min(plan.top + plan.side, facts.height) - max(plan.top, 0)
     return 1 - max(0, width) * max(0, height) / plan.side**2

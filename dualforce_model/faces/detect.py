@@ -165,7 +165,7 @@ def overlap(a: Face, b: Face) -> float:
 
 
 def cut(picture: np.ndarray, left: float, top: float, side: float, size: int) -> np.ndarray:
-    """The square [left, left+side) x [top, top+side) of `picture` as uint8 [size,size,3]; outside it is black.
+    """The square [left, left+side) x [top, top+side) of `picture` as uint8 [size,size,3]; outside, its border goes on.
 
     Nothing is moved or clamped at the borders: the square may lie partly or wholly outside.
     """
@@ -179,7 +179,8 @@ def cut(picture: np.ndarray, left: float, top: float, side: float, size: int) ->
     if not inside.size:
         return np.zeros((size, size, 3), np.uint8)
     if before_x or before_y or after_x or after_y:
-        inside = cv2.copyMakeBorder(inside, before_y, after_y, before_x, after_x, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+        # a black bar would be an edge that no head has, for codec and model to spend themselves on
+        inside = cv2.copyMakeBorder(inside, before_y, after_y, before_x, after_x, cv2.BORDER_REPLICATE)
     if n == size:
         return np.ascontiguousarray(inside)
     # averaging where pixels would be skipped otherwise; the linear kernel is the quicker and enough until there
