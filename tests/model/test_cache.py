@@ -1,0 +1,139 @@
+"""Acceptance 3: frame by frame with the cache is the same as the whole window at once, with and without eviction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dualforce_model.model import Conditions, without
+from tests.model.support import CASES, inputs, nudged, odd, tiny
+
+names = [case[0] for case in CASES]
+
+
+def rollout(model, given, window, disturb=True):
+    """Each frame of `given` through the cache, at its own noise level."""
+    config, (B, _, F, H, W) = model.config, given.video.shape
+    cache = model.new_cache(given.conditions, (H, W), B, window, start=int(given.start[0]))
+    outs = []
+    for f in range(F):
+        heard = slice(8 * f, 8 * f + config.audio_span)
+        model.begin_frame(cache, given.conditions.audio[:, heard], given.conditions.audio_valid[:, heard])
+        frame = given.video[:, :, f : f + 1], given.struct[:, f : f + 1]
+        levels = given.sigma_video[:, f : f + 1], given.sigma_struct[:, f : f + 1]
+        if disturb:  # other passes of the same frame must leave no trace
+            model.denoise_frame(cache, frame[0] + 1, frame[1] - 1, levels[0] * 0.5, levels[1] * 0.5)
+        outs.append(model.denoise_frame(cache, *frame, *levels))
+        assert cache.frame == f
+        model.advance(cache)
+    return torch.cat([out.video for out in outs], 2), torch.cat([out.struct for out in outs], 1)
+
+
+@pytest.mark.parametrize(("name", "config", "B", "F", "H", "W"), CASES, ids=names)
+@pytest.mark.parametrize("start", [0, 6])
+def test_rollout_is_the_window_pass(name, config, B, F, H, W, start):
+    model, given = nudged(config), inputs(config, B, F, H, W, start)
+    with torch.no_grad():
+        whole = given.through(model)
+        video, struct = rollout(model, given, window=F)
+    torch.testing.assert_close(video, whole.video, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(struct, whole.struct, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("start", [0, 4])
+@pytest.mark.parametrize("shape", [tiny(), odd()], ids=["tiny", "odd"])
+def test_eviction_is_an_explicit_window(shape, start, window):
+    model = nudged(replace(shape, window=window))
+    given = inputs(shape, 2, 6, 4, 6, start)
+    with torch.no_grad():
+        whole = given.through(model)
+        video, struct = rollout(model, given, window)
+        unwindowed = given.through(nudged(shape))
+    torch.testing.assert_close(video, whole.video, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(struct, whole.struct, atol=2e-5, rtol=1e-5)
+    assert not torch.allclose(whole.video[:, :, -1], unwindowed.video[:, :, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [
+    {"bridge": {"strategy": "none"}},
+    {"bridge": {"direction": "struct_to_video"}},
+    {"bridge": {"direction": "video_to_struct"}},
+    {"struct_tokens": 1},
+])  # fmt: skip
+def test_every_variant_rolls_out_as_it_trains(change):
+    config = tiny(**change)
+    model, given = nudged(config), inputs(config, 2, 4, 4, 4)
+    with torch.no_grad():
+        whole = given.through(model)
+        video, struct = rollout(model, given, window=4)
+    torch.testing.assert_close(video, whole.video, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(struct, whole.struct, atol=2e-5, rtol=1e-5)
+
+
+def test_committed_frames_enter_at_the_context_level():
+    config = tiny()
+    model, given = nudged(config), inputs(config, 2, 3, 4, 4)
+    given.sigma_video = torch.tensor([[0.0, 0.0, 0.7]] * 2)
+    given.sigma_struct = torch.tensor([[0.0, 0.0, 0.4]] * 2)
+    with torch.no_grad():
+        whole = given.through(model)
+        cache = model.new_cache(given.conditions, (4, 4), 2, window=8)
+        for f in range(3):
+            model.begin_frame(cache, given.conditions.audio[:, 8 * f : 8 * f + config.audio_span])
+            video, struct = given.video[:, :, f : f + 1], given.struct[:, f : f + 1]
+            noisy = torch.full((2, 1), 0.9)
+            model.denoise_frame(cache, video * 2, struct * 2, noisy, noisy)
+            if f < 2:
+                model.commit_frame(cache, video, struct)
+        last = model.denoise_frame(cache, video, struct, given.sigma_video[:, 2:], given.sigma_struct[:, 2:])
+    torch.testing.assert_close(last.video, whole.video[:, :, 2:], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(last.struct, whole.struct[:, 2:], atol=2e-5, rtol=1e-5)
+
+
+def test_addresses_stay_for_a_captured_graph():
+    config = tiny()
+    model, given = nudged(config), inputs(config, 1, 5, 4, 4)
+
+    def addresses(cache):
+        rings = [*cache.video, *cache.struct, *filter(None, [*cache.bridge_video, *cache.bridge_struct])]
+        held = [*cache.video_places.full, *cache.clock[0], cache.video_heard[0].audio[0], cache.slot, cache.latents]
+        return [t.data_ptr() for ring in rings for t in (ring.k, ring.v)] + [t.data_ptr() for t in held]
+
+    with torch.no_grad():
+        cache, seen = model.new_cache(given.conditions, (4, 4), 1, window=2), []
+        for f in range(5):
+            model.begin_frame(cache, given.conditions.audio[:, 8 * f : 8 * f + config.audio_span])
+            model.commit_frame(cache, given.video[:, :, f : f + 1], given.struct[:, f : f + 1])
+            seen.append(addresses(cache))
+    assert all(found == seen[0] for found in seen)
+
+
+def test_dropped_conditions_are_the_nulls_in_the_cache_too():
+    config = tiny()
+    model, given = nudged(config), inputs(config, 1, 2, 4, 4)
+    drop = torch.tensor([True])
+    dropped = replace(given.conditions, drop_audio=drop, drop_text=drop, drop_reference=drop)
+    with torch.no_grad():
+        with_drops = given.changed(conditions=dropped).through(model)
+        nothing = without(given.conditions, audio=True, text=True, reference=True)
+        assert nothing == Conditions(text_mask=nothing.text_mask, audio_valid=nothing.audio_valid)
+        bare = given.changed(conditions=nothing).through(model)
+        torch.testing.assert_close(with_drops.video, bare.video, atol=2e-5, rtol=1e-5)
+        cached, _ = rollout(model, given.changed(conditions=dropped), window=2)
+        torch.testing.assert_close(cached, bare.video, atol=2e-5, rtol=1e-5)
+        assert not torch.allclose(bare.video, given.through(model).video, atol=1e-3)
+
+
+def test_misuse_is_said():
+    config = tiny()
+    model, given = nudged(config), inputs(config, 1, 1, 4, 4)
+    cache = model.new_cache(given.conditions, (4, 4), 1, window=2)
+    with pytest.raises(ValueError, match="begin_frame"):
+        model.denoise_frame(cache, given.video, given.struct, given.sigma_video, given.sigma_struct)
+    with pytest.raises(ValueError, match="0"):
+        model.new_cache(given.conditions, (4, 4), 1, window=0)
+    with pytest.raises(ValueError, match="windows of 3"):
+        nudged(tiny("window=3")).new_cache(given.conditions, (4, 4), 1, window=4)
