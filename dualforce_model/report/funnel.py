@@ -13,7 +13,7 @@ from dualforce_model.features import FEATURES
 from dualforce_model.store import ledger
 
 PER_ITEM = ("source", "face_crop", "quality", *FEATURES, "metadata")
-STAGES = (*PER_ITEM, "train", "generate")
+STAGES = ("download", *PER_ITEM, "train", "generate")
 
 Row = dict[str, Any]
 

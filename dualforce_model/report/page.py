@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dualforce_model.report import words
+from dualforce_model.report import obtained, words
 from dualforce_model.report.cards import card
 from dualforce_model.report.films import comparisons
 from dualforce_model.report.funnel import Journey, Story, stage_table, steps
@@ -47,6 +47,7 @@ def render(run_dir: Path) -> Path:
             {**row, "title": words.STAGES.get(row["stage"], row["stage"]), "took": words.duration(row["seconds"])}
             for row in stage_table(story)
         ],
+        obtained=obtained.sections(run_dir),
         training=_training(story),
         comparisons=films,
         films_note=films_note,

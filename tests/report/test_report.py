@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from dualforce_model.media import Clip
+from dualforce_model.quality import CHECKS
 from dualforce_model.report import contact_sheet, funnel, render
 from dualforce_model.report.funnel import Journey, Step, Story
 from dualforce_model.report.page import sample
+from dualforce_model.report.words import REASONS, plain
 from dualforce_model.store import ledger
 
 HOSTILE = "a <img src=x onerror='alert(1)'> & \"b\" \U0001f3ac\nsecond line.mp4"  # the name in conftest.py
@@ -202,6 +204,11 @@ def test_large_runs_show_a_declared_sample_of_every_reason() -> None:
         "rejected as no_audio: 20 of 1000 shown",
     ]
     assert sample(ways[:80], 80) == (ways[:80], [])
+
+
+def test_every_check_has_its_plain_words() -> None:
+    assert {check.reason for check in CHECKS} <= REASONS.keys()
+    assert plain("some_new_reason") == "Some new reason"
 
 
 def test_contact_sheet_shows_clips_and_counts_the_rest(run: Path) -> None:
