@@ -15,7 +15,7 @@ from rich.table import Table
 from dualforce_model import __version__
 from dualforce_model.config import ConfigError
 from dualforce_model.errors import BadInput, Rejected
-from flows import server
+from flows import download, server
 
 app = typer.Typer(
     name="dualforce",
@@ -254,6 +254,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
         raise typer.Exit(1)
 
 
+app.add_typer(download.app)  # plan, forget
 bench = typer.Typer(help="Measure this machine; each prints JSON.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

@@ -45,23 +45,24 @@ def plan(
 
 
 def _print_plan(found: dict[str, Any]) -> None:
-    table = Table(
-        "dataset", "videos", "clips", "persons", "clip hours", "video hours", "GiB", "the list's flaws", "licence"
-    )
+    table = Table("dataset", "videos", "clips", "persons", "clip hours", "video hours", "GiB")
     for part in found["datasets"]:
-        flaws = ", ".join(f"{reason.removeprefix('list_')} {count}" for reason, count in part["list_problems"].items())
         numbers = [str(part[name]) for name in ("videos", "clips", "persons")]
         hours = [f"{part[name]:.1f}" for name in ("clip_hours", "video_hours", "gib")]
-        table.add_row(f"{part['dataset']} {part['group']}".strip(), *numbers, *hours, flaws, part["licence"])
+        table.add_row(f"{part['dataset']} {part['group']}".strip(), *numbers, *hours)
     console.print(table)
     stages = Table("stage", "hours", "GiB on disk")
     for stage, hours in found["hours"].items():
         stages.add_row(stage, f"{hours:.2f}", f"{found['disk_gib'].get(stage, 0):.1f}")
     stages.add_row("all", f"{sum(found['hours'].values()):.2f}", f"{sum(found['disk_gib'].values()):.1f}")
     console.print(stages)
+    for part in found["datasets"]:
+        if part["list_problems"]:
+            flaws = (f"{reason.removeprefix('list_')} {count}" for reason, count in part["list_problems"].items())
+            console.print(f"flaws of the list {part['dataset']}: {', '.join(flaws)}", soft_wrap=True)
     for text in found["assumed"]:
         console.print(f"assumed: {text}", soft_wrap=True)
-    for text in dict.fromkeys(f"{part['dataset']}: {part['terms']}" for part in found["datasets"]):
+    for text in dict.fromkeys(f"{part['dataset']} ({part['licence']}): {part['terms']}" for part in found["datasets"]):
         console.print(f"terms of {escape(text)}", soft_wrap=True)
 
 

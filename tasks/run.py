@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dualforce_model import config as configs
+from dualforce_model.download import deny
+from dualforce_model.errors import BadInput
 from dualforce_model.store import write_json
 from tasks.config import RunConfig
 
@@ -58,9 +60,13 @@ def create(run_dir: Path, config: RunConfig) -> Run:
         raise RunError(f"{run_dir} is not empty and not a run folder; choose another --run-dir")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        if config.download.deny is not None:  # before anything else is done with this configuration
+            deny.add(run_dir, deny.parse(config.download.deny))
         write_json(run_dir / MANIFEST, {"format": FORMAT, "config": configs.to_dict(config)})
     except OSError as error:
         raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
+    except BadInput as error:
+        raise RunError(str(error)) from error
     return Run(run_dir, config)
 
 

@@ -13,8 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import opaque
 
+from dualforce_model.download import tally
 from dualforce_model.store import ledger, sweep
-from tasks import quality, watch
+from tasks import obtained, quality, watch
 from tasks.run import Run, RunError, lock
 from tasks.shard import Key, Record, previous_records, process, split, tally
 from tasks.stage import Item
@@ -105,6 +106,9 @@ def _show(run: Run, name: str, counts: dict[str, int]) -> None:
     table = [{"what": what, "items": count} for what, count in counts.items()]
     table += [{"what": f"{status}: {reason}", "items": int(count)} for (status, reason), count in reasons.items()]
     create_table_artifact(table, key=f"funnel-{_key(name)}", description=f"{run.config.name}: {name} in {run.dir}")
+    if name in ("download", "source") and run.config.download.lists:
+        came = tally.table(obtained.count(run))
+        create_table_artifact(came, key="expected-obtained", description=f"{run.config.name}: what the lists promised, what came")
 
 
 def _key(stage: str) -> str:

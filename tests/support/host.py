@@ -28,6 +28,7 @@ class Request:
     path: str
     first: int  # byte asked for
     sent: int = 0
+    look: bool = False  # only the beginning was asked for
     fault: Fault | None = None
     cookie: str = ""
 
@@ -104,7 +105,7 @@ def _handler(host: Host) -> type[BaseHTTPRequestHandler]:
             asked = self.headers.get("Range", "")
             first, last = (int(n or -1) for n in (asked or "bytes=0-").removeprefix("bytes=").split("-"))
             fault = host.take(path) or Fault()
-            request = Request(path, first, fault=fault, cookie=self.headers.get("Cookie", ""))
+            request = Request(path, first, look=last >= 0, fault=fault, cookie=self.headers.get("Cookie", ""))
             host.requests.append(request)
             data = host.files.get(path) if fault.body is None else fault.body
             if data is None or fault.status != 200:
