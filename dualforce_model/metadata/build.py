@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,13 +15,13 @@ from dualforce_model import timeline
 from dualforce_model.errors import BadInput
 from dualforce_model.features import FEATURES
 from dualforce_model.metadata import split
-from dualforce_model.metadata.check import Header, read_header, read_statistics
+from dualforce_model.metadata.check import Header, picture_size, read_header
 from dualforce_model.metadata.config import MetadataConfig
+from dualforce_model.metadata.statistics import Totals
 from dualforce_model.store import identity, publish, write_json
 
 FORMAT = 1  # of the three files
 SPLITS = ("train", "val", "test")
-STEADY = 1e-6  # a dimension that varies less than this is constant; dividing by its deviation would only amplify noise
 
 _COLUMNS = pa.schema(
     [
@@ -51,6 +50,7 @@ def build(
     Same input, same bytes. Raises BadInput: no_clips when none is usable, mixed_provenance, mixed_sizes.
     """
     rows: list[dict[str, Any]] = []
+    totals = {side: Totals() for side in SPLITS}
     first: tuple[str, dict[str, Header]] | None = None  # the clip that all others must be like
     for clip in sorted(clips, key=lambda clip: clip["clip_id"]):
         row = {"clip_id": clip["clip_id"], "source_id": clip["source_id"], "group": split.group_of(clip, config)}
@@ -61,6 +61,7 @@ def build(
             continue
         first = first or (clip["clip_id"], headers)
         _alike(*first, clip["clip_id"], headers)
+        totals[split.side_of(row["group"], config)].add({name: header.moments for name, header in headers.items()})
         data = {name: header.data_sha256 for name, header in headers.items()}
         facts = {"status": "accepted", "reason": "", "message": "", "data": data}
         rows.append({**_facts(run_dir, clip, features), **row, **facts})
@@ -71,42 +72,18 @@ def build(
     sides = split.assign({row["group"] for row in usable}, config)
     for row in usable:
         row["split"] = sides[row["group"]]
+        if row["split"] != split.side_of(row["group"], config):  # so few people that one was called in to be trained on
+            clip = {"clip_id": row["clip_id"], "frames": row["frames"]}
+            totals["train"].add({name: header.moments for name, header in _headers(features, clip).items()})
     card = _card(usable, first[1])
     card["refused"] = dict(sorted(Counter(row["reason"] for row in rows if row["status"] == "failed").items()))
 
     with publish(run_dir / "metadata.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(usable, schema=_COLUMNS), temporary)
-    write_json(
-        run_dir / "stats.json", statistics([row["clip_id"] for row in usable if row["split"] == "train"], features)
-    )
+    write_json(run_dir / "stats.json", totals["train"].stats())
     write_json(run_dir / "metadata.json", card)
     kept = ("clip_id", "source_id", "status", "reason", "message", "group", "split")
     return [{key: row[key] for key in kept} for row in rows]
-
-
-def statistics(clip_ids: Iterable[str], features: Mapping[str, Path]) -> dict[str, Any]:
-    """Mean, standard deviation and count per dimension of `latents`, `struct`, `flame` and `audio` of these clips.
-
-    A dimension that was never measured has mean 0, one that does not vary deviation 1, so both standardise to 0.
-    """
-    stats = {}
-    clip_ids = list(clip_ids)
-    for name, feature in FEATURES.items():
-        if feature.summed.stated_as is None:
-            continue
-        total: dict[str, np.ndarray] = {}
-        for clip_id in clip_ids:
-            for key, values in read_statistics(features[name] / f"{clip_id}.safetensors", feature).items():
-                total[key] = total[key] + values if key in total else values
-        count = np.maximum(total["count"], 1)
-        mean = total["sum"] / count
-        deviation = np.sqrt(np.maximum(total["squares"] / count - mean**2, 0))
-        stats[feature.summed.stated_as] = {
-            "count": total["count"].astype(int).tolist(),
-            "mean": mean.tolist(),
-            "std": np.where(deviation < STEADY, 1.0, deviation).tolist(),
-        }
-    return stats
 
 
 def _headers(features: Mapping[str, Path], clip: Mapping[str, Any]) -> dict[str, Header]:
@@ -115,7 +92,6 @@ def _headers(features: Mapping[str, Path], clip: Mapping[str, Any]) -> dict[str,
     for name, feature in FEATURES.items():
         path = features[name] / f"{clip['clip_id']}.safetensors"
         headers[name] = read_header(path, feature, clip["clip_id"], int(clip["frames"]))
-        read_statistics(path, feature)  # says whether all is finite
     return headers
 
 
@@ -178,7 +154,7 @@ def _alike(one: str, its: Mapping[str, Header], other: str, others: Mapping[str,
                     f"{feature} was made in two ways that cannot be mixed: {key} is {its_value} for clip {one},"
                     f" but {others_value} for clip {other}; run the stage {feature} for all clips",
                 )
-    sizes = [headers[name].size for headers in (its, others) for name in ("video_latents", "reference")]
+    sizes = [picture_size(headers[name].shapes) for headers in (its, others) for name in ("video_latents", "reference")]
     if len(set(sizes)) > 1:
         raise BadInput(
             "mixed_sizes",

@@ -26,15 +26,17 @@ def draw(group: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
 
 
+def side_of(group: str, config: MetadataConfig) -> str:
+    """Where the draw alone puts a group."""
+    number = draw(group, config.seed)
+    if number < config.test_share:
+        return "test"
+    return "val" if number < config.test_share + config.val_share else "train"
+
+
 def assign(groups: Iterable[str], config: MetadataConfig) -> dict[str, str]:
     """`train`, `val` or `test` for each group. There is always one to train on, however few there are."""
-    drawn = {group: draw(group, config.seed) for group in groups}
-    sides = {}
-    for group, number in drawn.items():
-        if number < config.test_share:
-            sides[group] = "test"
-        else:
-            sides[group] = "val" if number < config.test_share + config.val_share else "train"
-    if drawn and "train" not in sides.values():
-        sides[max(drawn, key=lambda group: (drawn[group], group))] = "train"
+    sides = {group: side_of(group, config) for group in groups}
+    if sides and "train" not in sides.values():
+        sides[max(sides, key=lambda group: (draw(group, config.seed), group))] = "train"
     return sides

@@ -268,9 +268,16 @@ def test_shares_are_kept_and_a_growing_dataset_moves_nobody():
     assert assign(people, MetadataConfig(val_share=0.1, test_share=0.2, seed=1)) != sides
 
 
-def test_a_single_person_is_trained_on():
+def test_a_single_person_is_trained_on(run):
     held_out = next(name for name in map(str, range(1000)) if draw(name, 0) < 0.4)
     assert assign([held_out], MetadataConfig(test_share=0.5, val_share=0.2)) == {held_out: "train"}
+    one_person = [{**clip, "identity_group": held_out} for clip in clips()]
+    build(run, one_person, test_share=0.5)
+    called_in = read(run)
+    build(run, one_person, test_share=0.0, val_share=0.0)
+    drawn = read(run)
+    assert set(called_in[0]["split"]) == {"train"}
+    assert called_in[2] == drawn[2]  # the statistics, too, are those of all its clips
 
 
 @pytest.mark.parametrize("shares", [{"val_share": -0.1}, {"val_share": 0.6, "test_share": 0.4}])
