@@ -62,7 +62,7 @@ def _dct(n: int) -> np.ndarray:
 _TIME, _SPACE = _dct(STRIDE), _dct(CELL)
 _WIDEST = 1 + max(max(v, u) for _, _, v, u in CHANNELS)  # spatial frequencies per axis that are kept at all
 
-# One row of 8 RGB pixels to the wanted horizontal frequencies of brightness and the two colour means: [24, 6].
+# One row of 8 RGB pixels to the wanted horizontal frequencies of brightness, then the two colour means: [24, columns].
 _ACROSS = np.concatenate(
     [
         np.einsum("ux,c->xcu", _SPACE[:_WIDEST], COLOUR[0]).reshape(3 * CELL, _WIDEST),
@@ -75,17 +75,18 @@ _COLUMN = [u if colour == 0 else _WIDEST + colour - 1 for colour, _, _, u in CHA
 
 
 def check_size(height: int, width: int) -> None:
+    """Raises ValueError for pictures that are not whole cells."""
     if height % CELL or width % CELL or not height or not width:
         raise ValueError(f"the codec needs sides that are multiples of {CELL}, got a picture of {width} x {height}")
 
 
 def _spatial(frames: np.ndarray) -> np.ndarray:
-    """Spatial coefficients [4 (vertical), 6 (see _ACROSS), n, h, w] float32 of frames [n,H,W,3] uint8."""
+    """Spatial coefficients [vertical frequency, column of _ACROSS, n, h, w] float32 of frames [n,H,W,3] uint8."""
     n, height, width, _ = frames.shape
     check_size(height, width)
     h, w = height // CELL, width // CELL
     across = frames.reshape(-1, 3 * CELL).astype(np.float32) @ _ACROSS
-    down = _DOWN @ across.reshape(n * h, CELL, -1)  # [n*h, 4, w*6]
+    down = _DOWN @ across.reshape(n * h, CELL, -1)  # [n*h, frequency, w*columns]
     return down.reshape(n, h, _WIDEST, w, -1).transpose(2, 4, 0, 1, 3)
 
 
@@ -199,8 +200,7 @@ def decode_block(latent: np.ndarray, still: bool = False) -> np.ndarray:
     mean = [coefficients[CHANNELS.index((colour, 0, 0, 0))] for colour in range(3)]
     slopes = [_around(CELL * _slope(mean[0], mean[colour])[None], ((0, 0),)) for colour in (1, 2)]
     times = 1 if still else STRIDE
-    mix = np.einsum("tf,cr->frct", _TIME[:times, :times], COLOUR) if times > 1 else COLOUR.T / np.sqrt(STRIDE)
-    mix = mix.reshape(3 * times, 3 * times).astype(np.float32)
+    mix = np.einsum("tf,cr->frct", _TIME[:times, :times], COLOUR).reshape(3 * times, 3 * times).astype(np.float32)
     _, h, w = latent.shape
     out = np.empty((times, h, CELL, w, CELL, 3), np.uint8)
     planes = np.empty((3, times, CELL * CELL, w), np.float32)  # colour axis, frequency in time, pixel, cell
