@@ -9,6 +9,7 @@ from typing import Any
 from dualforce_model import config as configs
 from dualforce_model import faces
 from dualforce_model.faces import FaceCropConfig
+from dualforce_model.media.cut import Cut
 from dualforce_model.store import identity
 from tasks.run import Run
 from tasks.stage import Item, Row, Stage, row_facts, upstream
@@ -20,12 +21,20 @@ def plan(run: Run) -> list[Item]:
     items = []
     for row in upstream(run, "source").itertuples(index=False):
         facts = row_facts(row)
+        piece = {"cut": facts["cut"]} if "cut" in facts else {}
         mine = identity(
-            stage="face_crop", version=faces.VERSION, config=settings, content=facts["content"], source_id=row.source_id
+            stage="face_crop",
+            version=faces.VERSION,
+            config=settings,
+            content=facts["content"],
+            source_id=row.source_id,
+            **piece,
         )
-        payload = {"path": facts["path"], "config": run.config.face_crop}
+        cut = configs.build(Cut, facts["cut"]) if piece else None
+        payload = {"path": facts["path"], "config": run.config.face_crop, "cut": cut}
         probe = facts["probe"]
-        cost = probe["duration_s"] * probe["width"] * probe["height"]
+        seconds = probe["duration_s"] if cut is None else cut.end_s - cut.start_s
+        cost = seconds * probe["width"] * probe["height"]
         items.append(Item(mine, row.source_id, row.source, payload=payload, cost=cost))
     return items
 
@@ -33,7 +42,8 @@ def plan(run: Run) -> list[Item]:
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     """Crop one source. What an earlier run published of the same identity is taken by `crop_source` itself."""
     config: FaceCropConfig = item.payload["config"]
-    sidecars = faces.crop_source(Path(item.payload["path"]), item.source_id, item.identity, run_dir / "clips", config)
+    path, cut = Path(item.payload["path"]), item.payload["cut"]
+    sidecars = faces.crop_source(path, item.source_id, item.identity, run_dir / "clips", config, cut)
     return [_row(sidecar) for sidecar in sidecars]
 
 

@@ -17,6 +17,8 @@ from dualforce_model.faces.mesh import FaceMeter
 from dualforce_model.faces.plan import Plan, plan
 from dualforce_model.faces.scan import scan
 from dualforce_model.media import Clip, GridFrame, GridReader, SourceInfo, VideoWriter, probe, read_audio
+from dualforce_model.media.cut import Cut
+from dualforce_model.media.piece import PieceReader
 from dualforce_model.store import digest_file, publish, write_json, write_tensors
 from dualforce_model.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -24,19 +26,24 @@ PADDED_S = 0.1  # a sound track that begins later or ends earlier than the pictu
 MEASURE_PX = 512  # frames are measured at this size or larger, so that scores do not depend on the clips' size
 
 
-def crop_source(path: Path, source_id: str, identity: str, out: Path, config: FaceCropConfig) -> list[dict[str, Any]]:
+def crop_source(
+    path: Path, source_id: str, identity: str, out: Path, config: FaceCropConfig, piece: Cut | None = None
+) -> list[dict[str, Any]]:
     """Make the clips of one source video in `out`; returns their side-cars, in the order of the source.
 
     For each face track and shot: `<clip>.mp4` (`config.size` square, 25 fps, 16 kHz mono FLAC), `<clip>.landmarks.
     safetensors` (arrays of `faces.mesh.ARRAYS`) and, last, `<clip>.json`. Clips with several faces are made as well:
     the verdict is the quality filter's. Reads the source twice, holding one frame and one clip's sound at a time.
+    With `piece` the source is that part of the file, read where it lies.
 
     Raises Rejected no_face, too_short; BadInput as `media.probe`, `media.GridReader` and `media.read_audio` do.
     """
     info = probe(path)
-    reader = GridReader(path)
-    found = scan(reader, config)
-    plans, shots = plan(found, config, _heard(info, reader.origin_s, found.frames))
+    reader = GridReader(path) if piece is None else PieceReader(path, piece)
+    within = None if piece is None else piece.square
+    found = scan(reader, config, within)
+    framed = None if piece is None or piece.own_framing else within
+    plans, shots = plan(found, config, _heard(info, reader.origin_s, found.frames), framed)
     if not plans:
         raise _nothing(path, found.frames, shots, found.looks)
     source = asdict(info) | {
@@ -46,6 +53,8 @@ def crop_source(path: Path, source_id: str, identity: str, out: Path, config: Fa
         "fps_measured": round(reader.decoded * FPS / found.frames, 4),
         "shots": shots,
     }
+    if piece is not None:
+        source["cut"] = asdict(piece)
     return _render(path, plans, reader, info, source, (source_id, identity), out, config)
 
 
@@ -62,7 +71,7 @@ def _render(
     waiting, sidecars = sorted(plans, key=lambda p: (p.first, p.index)), []
     active: list[_Rendering] = []
     with ExitStack() as cleanup:  # nothing half-made stays behind a failure
-        for frame in GridReader(path):
+        for frame in facts.again():
             while waiting and waiting[0].first == frame.index:
                 active.append(_Rendering(path, waiting.pop(0), facts, info, names, out, config))
                 cleanup.callback(active[-1].close)

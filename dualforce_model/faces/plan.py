@@ -42,11 +42,14 @@ class Plan:
         return (x - self.left) / self.side, (y - self.top) / self.side, side / self.side
 
 
-def plan(scan: Scan, config: FaceCropConfig, heard: tuple[int, int]) -> tuple[list[Plan], int]:
+def plan(
+    scan: Scan, config: FaceCropConfig, heard: tuple[int, int], framed: tuple[int, int, int] | None = None
+) -> tuple[list[Plan], int]:
     """The clips to make, and the number of shots that are long enough.
 
     `heard`: grid frames [first, last) during which there is a sound track. A clip begins and ends with both streams
     where that leaves one; where it does not, the clip keeps its pictures and the filter will find the sound missing.
+    `framed`: the square (left, top, side) that is to be shown whatever the face does; then a shot gives one clip.
     """
     plans: list[Plan] = []
     shots = scan.shots(int(config.max_clip_s * FPS))
@@ -58,7 +61,7 @@ def plan(scan: Scan, config: FaceCropConfig, heard: tuple[int, int]) -> tuple[li
         looks = [look for look in scan.looks if first <= look[0] < last]
         searches = sum(first <= at < last for at in scan.searches)
         tracks = link(looks, PATIENCE, searches)
-        for index, track in enumerate(tracks[: config.max_tracks]):
+        for index, track in enumerate(tracks[: 1 if framed else config.max_tracks]):
             # a track begins before the look that saw it first: at the cut when it was seen at once
             begin = first if track.at[0] - first <= SEARCH_EVERY else track.at[0]
             end = last if last - track.at[-1] <= SEARCH_EVERY else track.at[-1] + 1
@@ -67,7 +70,7 @@ def plan(scan: Scan, config: FaceCropConfig, heard: tuple[int, int]) -> tuple[li
             both = max(begin, heard[0]), min(end, heard[1])
             if both[1] - both[0] >= config.min_shot_s * FPS:
                 begin, end = both
-            left, top, side = square(track, config)
+            left, top, side = framed or square(track, config)
             faces_max, share, other = company(track, tracks, begin, end)
             plans.append(Plan(shot, index, begin, end, left, top, side, track, faces_max, share, other))
     return plans, long_enough

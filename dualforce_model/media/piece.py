@@ -34,6 +34,10 @@ class PieceReader(GridReader):
         super().__init__(path)
         self.cut = cut
 
+    def again(self) -> PieceReader:
+        """A new reader of the same frames."""
+        return PieceReader(self.path, self.cut)
+
     def _grid(self, container: InputContainer) -> Iterator[GridFrame]:
         stream = video_stream(container, self.path)
         stream.codec_context.thread_count = 1

@@ -104,6 +104,10 @@ class GridReader:
         self._index = self._rotation = 0
         self._reformatters: dict[str, Any] = {}
 
+    def again(self) -> GridReader:
+        """A new reader of the same frames."""
+        return GridReader(self.path)
+
     def __iter__(self) -> Iterator[GridFrame]:
         with open_container(self.path) as container:
             yield from self._grid(container)
