@@ -82,11 +82,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             forward = median(timed(lambda: attend(q, k, v, sink_q, sink_k, sink_v), device, 10, 3))  # noqa: B023
             both = median(
                 timed(
-                    lambda: torch.autograd.grad(  # noqa: B023
+                    lambda: torch.autograd.grad(
                         attend(q, k, v, sink_q, sink_k, sink_v),
                         given,
                         grad,
-                        allow_unused=True,  # noqa: B023
+                        allow_unused=True,
                     ),
                     device,
                     10,

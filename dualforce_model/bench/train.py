@@ -15,11 +15,12 @@ from dualforce_model.bench._machine import median, surroundings, timed
 from dualforce_model.bench.flops import forward_flops, step_flops
 from dualforce_model.diffusion import Batch, CapturedStep, draw, generator_for, terms_of
 from dualforce_model.model import Conditions, DualForce, ModelConfig, preset
+from dualforce_model.model.float8 import use_float8
 from dualforce_model.timeline import AUDIO_PER_LATENT, SPATIAL, STRIDE
 
 # kernel names to parts of the step, first match wins
 PARTS = [
-    ("attention", r"cudnn.*(sdpa|flash|fprop|bprop|attn)|fmha|flash|sdpa"),
+    ("attention", r"cudnn|fmha|flash|sdpa"),
     ("attention merge", r"^_merge"),
     ("norm and rotary of q, k", r"^_(forward|backward)$"),
     ("optimiser", r"[Aa]dam|multi_tensor|foreach|master"),
@@ -39,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--checkpointing", default="none", choices=["none", "selective", "full"])
+    parser.add_argument("--float8", action="store_true", help="8-bit products in the video tower's large layers")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--launch", default="graph", choices=["graph", "kernels"], help="one CUDA graph, or one by one")
     parser.add_argument("--profile", action="store_true", help="share of device time by part, and the longest kernels")
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         model = DualForce(config)
     nudge(model)
     model.train().set_checkpointing(args.checkpointing)
+    if args.float8:
+        use_float8(model)
     if not args.eager:
         model.compile_blocks()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -115,8 +119,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     timed(step, device, 1, args.warmup)
     warm = time.perf_counter() - began
     graphs = counters["stats"]["unique_graphs"]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     milliseconds = timed(step, device, args.steps, 0)
     tokens = (args.pixels // SPATIAL // config.patch) ** 2
     work = step_flops(config, args.frames, args.batch, tokens, args.text)
@@ -126,6 +128,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "frames": args.frames,
         "batch": args.batch,
         "checkpointing": args.checkpointing,
+        "float8": args.float8,
         "launch": "kernels" if captured is None else "graph",
         "parameters": sum(p.numel() for p in model.parameters()),
         "ms_per_step": round(median(milliseconds), 1),
@@ -149,7 +152,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def profiled(step: Callable[[], None], device: torch.device, steps: int = 2) -> dict[str, Any]:
-    """Milliseconds of device time per step by part, how much of the step the device was busy, and the longest kernels."""
+    """Milliseconds of device time per step by part, and the longest kernels."""
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
         for _ in range(steps):

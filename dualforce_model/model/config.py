@@ -166,3 +166,15 @@ def preset(name: str, *assignments: str, **values: Any) -> ModelConfig:
         raise ConfigError(f"unknown model preset {name!r}{near_misses(name, presets())}")
     base = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
     return ModelConfig.from_dict(strict.override({**base, **values}, assignments, ModelConfig))
+
+
+ABLATIONS: dict[str, dict[str, Any]] = yaml.safe_load((PRESETS.parent / "ablations.yaml").read_text(encoding="utf-8"))
+
+
+def ablation(name: str, base: ModelConfig) -> tuple[ModelConfig, dict[str, Any]]:
+    """The named experiment on top of `base`: its model, and the keywords that it gives to `NoiseConfig`."""
+    if name not in ABLATIONS:
+        raise ConfigError(f"unknown ablation {name!r}{near_misses(name, ABLATIONS)}")
+    changes = ABLATIONS[name]
+    values = strict.override(base.to_dict(), changes.get("model", []), ModelConfig)
+    return ModelConfig.from_dict(values), dict(changes.get("noise", {}))

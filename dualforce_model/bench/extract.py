@@ -1,0 +1,272 @@
+"""Time the extractors with weights on this machine: networks alone, and whole clips from mp4 to safetensors.
+
+Weights are random, saved in the published layouts and loaded as published ones are. `limit` is what the arithmetic
+alone allows at 790 TFLOP/s, the rate of a large bf16 matrix product on one H200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dualforce_model.bench._machine import median, surroundings, timed
+from dualforce_model.features import emoca, hubert, liveportrait, wan_vae
+from dualforce_model.features.networks.device import dtype_of, numbers, pick
+from dualforce_model.media import Clip
+from dualforce_model.store import write_json, write_tensors
+
+RATE = 790e12  # FLOP/s
+FLOPS = {  # of one frame; of one second of sound without context
+    "wan_encode": 1.33e12,
+    "wan_decode": 2.24e12,
+    "liveportrait": 11.7e9,
+    "emoca": 16.5e9,
+    "hubert": 40e9,
+}
+GOALS = {"wan_encode": 300, "wan_decode": 180, "liveportrait": 2000, "emoca": 2000, "hubert": 1000}
+PARTS = ("wan", "hubert", "liveportrait", "emoca", "whole")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, and how large."""
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--size", type=int, default=512, help="pixels of the clips")
+    parser.add_argument("--chunks", type=int, nargs="+", default=[8], help="latents at a time to try in the VAE")
+    parser.add_argument("--batch", type=int, default=128, help="pictures at a time")
+    parser.add_argument("--precision", default="bfloat16", choices=("float32", "tf32", "bfloat16"))
+    parser.add_argument("--clips", type=int, default=200, help="clips of the whole way")
+    parser.add_argument("--frames", type=int, default=49, help="frames of each of them")
+    parser.add_argument("--readers", type=int, default=len(os.sched_getaffinity(0)), help="threads that decode")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--plain", action="store_true", help="don't compile the VAE")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Frames per second (sound: seconds per second) of each part; `holds` when all goals that were measured are met."""
+    device = pick()
+    out: dict[str, Any] = surroundings(device) | {"size": args.size, "precision": args.precision}
+    with tempfile.TemporaryDirectory(prefix="dualforce-bench-") as folder:
+        os.environ["DUALFORCE_WEIGHTS"] = folder
+        for part in args.parts:
+            began = time.perf_counter()
+            out |= _PARTS[part](args, device, Path(folder))
+            out[f"{part}_bench_s"] = round(time.perf_counter() - began, 1)
+            print(json.dumps({k: v for k, v in out.items() if k.startswith(part)}), flush=True)
+    for name, goal in GOALS.items():
+        if name in out:
+            limit = RATE / FLOPS[name]
+            out[f"{name}_of_limit"] = round(out[name] / limit, 3)
+            out[f"{name}_goal"] = goal
+    out["holds"] = all(out[name] >= goal for name, goal in GOALS.items() if name in out)
+    return out
+
+
+def _vae(args: argparse.Namespace, device: torch.device, root: Path) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    from dualforce_model.features.networks import wan
+
+    place = root / "wan_vae" / "vae"
+    if not place.exists():
+        torch.manual_seed(0)
+        with device:
+            AutoencoderKLWan().save_pretrained(place)
+    dtype = dtype_of("float32" if args.precision == "float32" else "bfloat16")
+    return wan.load(root / "wan_vae", dtype, device, compiled=device.type == "cuda" and not args.plain)
+
+
+def _wan(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+    """The steady chunk of both directions; the first chunk's single frame is left out."""
+    out: dict[str, Any] = {}
+    vae, cells = _vae(args, device, root), args.size // 8
+    with numbers("bfloat16"):
+        first = torch.randint(0, 256, (1, 3, 1, args.size, args.size), dtype=torch.uint8, device=device)
+        start = torch.randn(1, 16, 1, cells, cells, device=device)
+        for chunk in args.chunks:
+            frames = torch.randint(0, 256, (1, 3, 4 * chunk, args.size, args.size), dtype=torch.uint8, device=device)
+            latents = torch.randn(1, 16, chunk, cells, cells, device=device)
+            for name, step, opening, steady in (
+                ("wan_encode", vae.encode_chunk, first, frames),
+                ("wan_decode", vae.decode_chunk, start, latents),
+            ):
+                _, memory = step(opening, None)
+                began = time.perf_counter()
+                step(steady, memory)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                compiling = time.perf_counter() - began
+                spent = median(timed(lambda s=step, x=steady, m=memory: s(x, m), device, args.repeats, 2))  # type: ignore[misc]
+                rate = 4e3 * chunk / spent
+                out[f"{name}_chunk{chunk}"] = round(rate, 1)
+                out[f"{name}_chunk{chunk}_first_call_s"] = round(compiling, 1)
+                out[name] = max(out.get(name, 0.0), round(rate, 1))
+    if device.type == "cuda":
+        out["wan_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+    return out
+
+
+def _hubert(args: argparse.Namespace, device: torch.device, _root: Path) -> dict[str, Any]:
+    """Seconds of sound per second, context included in the work, from samples in memory to features in memory."""
+    from transformers import HubertConfig as Published
+    from transformers import HubertModel
+
+    from dualforce_model.features.networks import hubert as networks
+
+    torch.manual_seed(0)
+    large = Published(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        do_stable_layer_norm=True,
+        feat_extract_norm="layer",
+        conv_bias=True,
+    )
+    out: dict[str, Any] = {}
+    for batch in (1,) if device.type == "cpu" else (8, 32):
+        config = hubert.HubertConfig(precision=args.precision, batch=batch)
+        with device:
+            model = HubertModel(large)
+        network = networks.run(model, config, "random weights")
+        seconds = batch * config.block * hubert.HOP / 16000 * (1 if device.type == "cpu" else 10)
+        sound = np.random.default_rng(0).standard_normal(int(seconds * 16000)).astype(np.float32)
+        hubert.features_of(sound, config, network)
+        began = time.perf_counter()
+        hubert.features_of(sound, config, network)
+        out[f"hubert_batch{batch}"] = round(seconds / (time.perf_counter() - began), 1)
+    return out | {"hubert": max(out.values())}
+
+
+def _liveportrait(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+    from dualforce_model.features.networks import liveportrait as networks
+
+    path = root / liveportrait.WEIGHTS / networks.FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(networks.MotionExtractor().state_dict(), path)
+    return _pictures("liveportrait", liveportrait.network(args.precision), networks.SIZE, args, device)
+
+
+def _emoca(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+    from dualforce_model.features.networks import deca
+
+    path = root / "emoca" / "emoca.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = {"deca.E_flame.": deca.Encoder(), "deca.E_expression.": deca.Encoder(50)}
+    torch.save({"state_dict": {p + k: v for p, m in parts.items() for k, v in m.state_dict().items()}}, path)
+    return _pictures("emoca", emoca.network("emoca", args.precision), deca.SIZE, args, device)
+
+
+def _pictures(
+    name: str, forward: Callable, size: int, args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Frames per second from pictures in memory to arrays in memory."""
+    pictures = np.random.default_rng(0).integers(0, 256, (args.batch, size, size, 3), dtype=np.uint8)
+    for _ in range(3):
+        forward(pictures)()
+    rounds = 2 if device.type == "cpu" else 5 * args.repeats
+    began = time.perf_counter()
+    waiting = forward(pictures)
+    for _ in range(rounds - 1):
+        after = forward(pictures)
+        waiting()
+        waiting = after
+    waiting()
+    return {name: round(rounds * args.batch / (time.perf_counter() - began), 1)}
+
+
+def _whole(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+    """mp4 to safetensors over many clips: rate, and the share of the time in which the device was at work."""
+    clips = synthetic_clips(root / "clips", args.clips, args.frames, args.size)
+    precision: Any = "float32" if args.precision == "float32" else "bfloat16"
+    _vae(args, device, root)
+    ways = {
+        "wan": lambda some: wan_vae.extract_many(
+            some, wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision), min(4, args.readers)
+        ),
+        "liveportrait": lambda some: liveportrait.extract_many(
+            some, liveportrait.LivePortraitConfig(args.batch, args.precision), args.readers
+        ),
+    }
+    out: dict[str, Any] = {}
+    for name, way in ways.items():
+        with ThreadPoolExecutor(2) as writers, busy(device) as samples:
+            list(way(clips[:4]))  # loading and compiling
+            samples.clear()
+            began = time.perf_counter()
+            jobs = [
+                writers.submit(
+                    write_tensors, root / "out" / f"{clip.clip_id}.safetensors", result.get(), {"identity": name}
+                )
+                for clip, result in zip(clips, way(clips), strict=True)
+            ]
+            for job in jobs:
+                job.result()
+            spent = time.perf_counter() - began
+            share = float(np.mean(samples)) if samples else None
+        out[f"whole_{name}"] = round(args.clips * args.frames / spent, 1)
+        out[f"whole_{name}_busy_percent"] = share
+    return out
+
+
+@contextmanager
+def busy(device: torch.device) -> Iterator[list[float]]:
+    """Percent of the time in which the GPU ran a kernel, sampled by its driver; empty on a CPU."""
+    samples: list[float] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.1):
+            samples.append(float(torch.cuda.utilization(device)))
+
+    thread = threading.Thread(target=look, daemon=True)
+    if device.type == "cuda":
+        thread.start()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        if device.type == "cuda":
+            thread.join()
+
+
+def synthetic_clips(folder: Path, count: int, frames: int, size: int) -> list[Clip]:
+    """`count` clips of a moving pattern with a face's landmarks in the middle, all copies of one."""
+    from dualforce_model.media import write_video
+
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:size, :size]
+    pictures = (
+        np.stack([127 + 90 * np.sin(0.05 * (x + k * t) + 0.03 * y) for k in (1, 2, 3)], -1).astype(np.uint8)
+        for t in range(frames)
+    )
+    write_video(folder / "c0.mp4", pictures, None, 16_000)
+    rng = np.random.default_rng(0)
+    landmarks = (size * (0.3 + 0.4 * rng.random((1, 478, 3)))).repeat(frames, 0).astype(np.float32)
+    clips = [Clip(folder, f"c{number}") for number in range(count)]
+    for clip in clips:
+        if not clip.video.exists():
+            clip.video.hardlink_to(clips[0].video)
+        write_tensors(clip.landmarks, {"landmarks": landmarks, "valid": np.ones(frames, bool)}, {"identity": "bench"})
+        write_json(clip.sidecar, {"clip_id": clip.clip_id, "frames": frames, "size": size, "source": {"audio": None}})
+    return clips
+
+
+_PARTS: dict[str, Callable[[argparse.Namespace, torch.device, Path], dict[str, Any]]] = {
+    "wan": _wan,
+    "hubert": _hubert,
+    "liveportrait": _liveportrait,
+    "emoca": _emoca,
+    "whole": _whole,
+}
