@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--pixels", type=int, default=256)
     parser.add_argument("--window", type=int, default=2, help="frames seen in the run with eviction")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of the comparison of 8-bit layers")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         found["cached rollout with eviction against an explicit window, fp32"] = error = worst(evicted, windowed)
         found["how far the window moves the result"] = moved = worst(windowed, exact)
         checks["the cached rollout is the window pass, evicted frames and all"] = error < min(TOLERANCE, moved / 3)
-    found["8-bit linear layers"] = quality = float8_quality(config, batch, sigma, device)
+    found["8-bit linear layers"] = quality = float8_quality(config, batch, sigma, device, args.steps)
     checks["8-bit gradients point where bf16 ones do"] = quality["gradient cosine, bf16 to 8-bit"] > 0.97
     for frames, window in ((1, None), (5, None), (8, None), (21, None), (8, 3)):
         error = attention_error(frames, window, device, half)
@@ -130,8 +131,10 @@ def worst(a: Velocity, b: Velocity) -> float:
     return max(apart(a.video, b.video), apart(a.struct, b.struct))
 
 
-def float8_quality(config: ModelConfig, batch: Batch, sigma: Tensor, device: torch.device) -> dict[str, float]:
-    """How the gradient of a step, and the loss after 60 steps on one batch, differ between bf16 and 8-bit products."""
+def float8_quality(
+    config: ModelConfig, batch: Batch, sigma: Tensor, device: torch.device, steps: int
+) -> dict[str, float]:
+    """How the gradient of a step, and the loss after some steps on one batch, differ between bf16 and 8-bit products."""
     gradients, ends = [], []
     for float8 in (False, True):
         with device:
@@ -142,7 +145,7 @@ def float8_quality(config: ModelConfig, batch: Batch, sigma: Tensor, device: tor
             use_float8(model)
         optimiser = torch.optim.AdamW(model.parameters(), lr=3e-4)
         losses = []
-        for step in range(60):
+        for step in range(steps):
             with torch.autocast(device.type, torch.bfloat16):
                 out = window_pass(model, batch, sigma)
             assert out.struct is not None
@@ -163,8 +166,8 @@ def float8_quality(config: ModelConfig, batch: Batch, sigma: Tensor, device: tor
     return {
         "gradient cosine, bf16 to 8-bit": round(cosine, 5),
         "first loss": round(first, 4),
-        "loss after 60 steps, bf16": round(ends[0], 4),
-        "loss after 60 steps, 8-bit": round(ends[1], 4),
+        f"loss after {steps} steps, bf16": round(ends[0], 4),
+        f"loss after {steps} steps, 8-bit": round(ends[1], 4),
     }
 
 

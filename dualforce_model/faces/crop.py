@@ -70,11 +70,10 @@ def _render(
 ) -> list[dict[str, Any]]:
     waiting, sidecars = sorted(plans, key=lambda p: (p.first, p.index)), []
     active: list[_Rendering] = []
-    with ExitStack() as cleanup:  # nothing half-made stays behind a failure
+    try:
         for frame in facts.again():
             while waiting and waiting[0].first == frame.index:
                 active.append(_Rendering(path, waiting.pop(0), facts, info, names, out, config))
-                cleanup.callback(active[-1].close)
             if not active:
                 if not waiting:
                     break
@@ -84,6 +83,9 @@ def _render(
             for rendering in [r for r in active if r.plan.last == frame.index + 1]:
                 sidecars.append(rendering.finish(source))
                 active.remove(rendering)
+    finally:
+        for rendering in active:  # on the way out of a failure: nothing half-made stays
+            rendering.close()
     if active or waiting:
         frames = source["grid_frames"]
         raise RuntimeError(f"{path.name!r} had {frames} frames at the first reading and fewer at the second")
@@ -133,13 +135,14 @@ class _Rendering:
         self._writer.write(self._before)
 
     def close(self) -> None:
-        """Give up what is not finished; after `finish` there is nothing left to give up."""
+        """Give up a clip that was not finished."""
         self._meter.close()
         unfinished = _UnfinishedError()
         self._files.__exit__(type(unfinished), unfinished, None)
 
     def finish(self, source: dict[str, Any]) -> dict[str, Any]:
         self._files.close()
+        self._meter.close()
         plan, clip = self.plan, self.clip
         arrays = self._meter.arrays()
         provenance = {

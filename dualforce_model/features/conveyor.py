@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dualforce_model.errors import Verdict
+
 T = TypeVar("T")
 
 DEPTH = 64  # items of one clip that wait at most
@@ -84,7 +86,7 @@ class Result:
     """What one job gave: named arrays with one row per picture, or the exception that ended it."""
 
     arrays: dict[str, np.ndarray] | None = None
-    error: Exception | None = None
+    error: Verdict | None = None
 
     def get(self) -> dict[str, np.ndarray]:
         if self.error is not None:
@@ -99,7 +101,7 @@ Forward = Callable[[np.ndarray], Callable[[], dict[str, np.ndarray]]]
 def in_batches(
     jobs: Sequence[Callable[[], Iterable[np.ndarray]]], forward: Forward, batch: int, readers: int = 1
 ) -> Iterator[Result]:
-    """Run `forward` over the pictures of all jobs, `batch` at a time whatever clip they belong to; results in order.
+    """Run `forward` over the pictures of all jobs, `batch` at a time; results in order.
 
     forward: pictures [batch, ...] (the same array is filled again) to a function that waits for the outputs, arrays with
     `batch` rows; so the next batch is filled while the device works. A last, partly filled batch is run whole, because
@@ -109,7 +111,7 @@ def in_batches(
     owners: list[int] = []  # the job of each row of the batch that is being filled
     done: dict[int, list[dict[str, np.ndarray]]] = {}
     results: dict[int, Result] = {}
-    left = {number: 0 for number in range(len(jobs))}  # pictures of which the outputs are still to come
+    left = dict.fromkeys(range(len(jobs)), 0)  # pictures of which the outputs are still to come
     read: set[int] = set()
     running: tuple[list[int], Callable[[], dict[str, np.ndarray]]] | None = None
     turn = out = 0
@@ -153,7 +155,7 @@ def in_batches(
                 left[number] += 1
                 if len(owners) == batch:
                     launch()
-        except Exception as error:  # noqa: BLE001  (one clip's; the others go on)
+        except Verdict as error:  # one clip's; the others go on. Any other exception is our fault and ends the work
             results[number] = Result(error=error)
         read.add(number)
         yield from finished()

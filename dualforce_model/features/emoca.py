@@ -71,6 +71,7 @@ def extract_many(
 
 def _squares(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     landmarks, valid = head.landmarks_of(clip)
+    head.held(valid)  # raises when there is no face at all
     return face_square.boxed(landmarks[valid], SCALE), valid
 
 

@@ -15,8 +15,8 @@ EYES, MOUTH = np.array((33, 133, 362, 263)), np.array((61, 291))
 def upright(points: np.ndarray, scale: float, shift: float) -> np.ndarray:
     """Squares [T,3] (centre x, y, side) around faces [T,478,2+]: LivePortrait's `parse_rect_from_landmark`.
 
-    The extent is taken along the line from eyes to mouth, so that a tilted head gets no larger square. `scale`: side over
-    the larger extent; `shift`: how far the centre moves along that line, as a share of the side.
+    The extent is taken along the line from eyes to mouth, so that a tilted head gets no larger square. `scale`: side
+    over the larger extent; `shift`: how far the centre moves along that line, as a share of the side.
     """
     outline = points[:, OUTLINE, :2].astype(np.float64)
     down = points[:, MOUTH, :2].mean(1, dtype=np.float64) - points[:, EYES, :2].mean(1, dtype=np.float64)

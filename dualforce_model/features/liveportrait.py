@@ -81,6 +81,7 @@ def _pictures(clip: Clip) -> Iterable[np.ndarray]:
     from dualforce_model.features.networks.liveportrait import SIZE
 
     landmarks, valid = head.landmarks_of(clip)
+    head.held(valid)  # raises when there is no face at all
     square = square_of(landmarks, valid)
     for index, frame in enumerate(clip.frames()):
         if valid[index]:

@@ -12,10 +12,14 @@ from torch import Tensor
 from dualforce_model.diffusion import ScheduleConfig, frame_schedule, generator_for, integrate, normal
 from dualforce_model.errors import BadInput
 from dualforce_model.features import codec
+from dualforce_model.features.audio_features import MARGIN
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.talker import Talker
 from dualforce_model.model import Conditions
 from dualforce_model.timeline import (
+    AUDIO_RATE,
+    FPS,
+    SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     STRIDE,
     audio_count,
@@ -91,7 +95,7 @@ class Stream:
     def latency_s(self) -> float:
         """Sound that must be in beyond the last frame of a latent before that latent is drawn."""
         heard = audio_heard(1, 1, 0, self.talker.model.config.audio_lookahead)
-        return heard.stop / 50 - raw_range(1).stop / 25 + 0.006
+        return heard.stop / AUDIO_RATE - raw_range(1).stop / FPS + MARGIN / SAMPLE_RATE
 
     def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         """Take samples float32 [n]; yield the frames that are ready now. Raises BadInput bad_audio."""

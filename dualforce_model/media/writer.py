@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -25,12 +26,45 @@ X264 = {
 }
 
 
+class _Output:
+    """A file opened for writing that remembers why it could not be written: ffmpeg only says that it could not.
+
+    A file object, not a name, because ffmpeg would take some names for protocols.
+    """
+
+    def __init__(self, path: Path):
+        self._file = open(path, "wb")  # noqa: SIM115  (`close` closes it)
+        self.seek, self.tell, self.flush = self._file.seek, self._file.tell, self._file.flush
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Within it, a failure of the disk is raised as the OSError that it is."""
+        from av.error import FFmpegError
+
+        try:
+            yield
+        except FFmpegError as error:
+            raise self.error or error from None
+
+
 class VideoWriter:
     """Encode frames one by one, with their sound, into the file `path` (in place: `store.publish` around it).
 
     `size`: (width, height), even. `audio`: float [samples] in -1..1 at `rate` Hz, written beside the frames it belongs
     to; None makes a file without a sound track. FLAC keeps the samples (16 bits) exactly; AAC is what every player
-    knows. Use as a context manager; the file is whole after it. Raises ValueError for an odd size or a wrong frame.
+    knows. Use as a context manager; the file is whole after it. Raises ValueError for an odd size or a wrong frame,
+    OSError when the disk does not take it.
     """
 
     def __init__(
@@ -49,8 +83,7 @@ class VideoWriter:
             raise ValueError(f"H.264 4:2:0 needs an even width and height, got {size[0]}x{size[1]}")
         self.size, self.fps, self.rate, self.frames, self._written = size, fps, rate, 0, 0
         self._audio = None if audio is None else _sixteen_bits(audio)
-        # a file object, because ffmpeg would take some file names for protocols
-        self._file = open(path, "wb")  # noqa: SIM115
+        self._file = _Output(path)
         self._container = av.open(self._file, "w", format="mp4", container_options={"fflags": "+bitexact"})
         self._reformatter = VideoReformatter()
         self._video: Any = self._container.add_stream("libx264", rate=fps, options=dict(X264))
@@ -75,9 +108,10 @@ class VideoWriter:
             av.VideoFrame.from_ndarray(frame, "rgb24"), format="yuv420p", dst_colorspace=Colorspace.ITU709
         )
         picture.pts, picture.time_base = self.frames, Fraction(1, self.fps)
-        self._container.mux(self._video.encode(picture))
-        self.frames += 1
-        self._write_sound(round(self.frames * self.rate / self.fps))
+        with self._file.telling():
+            self._container.mux(self._video.encode(picture))
+            self.frames += 1
+            self._write_sound(round(self.frames * self.rate / self.fps))
 
     def _write_sound(self, until: int) -> None:
         import av
@@ -96,15 +130,22 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        from av.error import FFmpegError
+
         try:
             if kind is None:
-                if self._audio is not None:
-                    self._write_sound(len(self._audio))
-                    self._container.mux(self._sound.encode(None))
-                self._container.mux(self._video.encode(None))
-            self._container.close()
+                with self._file.telling():
+                    if self._audio is not None:
+                        self._write_sound(len(self._audio))
+                        self._container.mux(self._sound.encode(None))
+                    self._container.mux(self._video.encode(None))
+                    self._container.close()
+                self._file.flush()
         finally:
-            self._file.close()
+            with suppress(FFmpegError, OSError):  # after a failure closing may fail again; the first is the one to tell
+                self._container.close()
+            with suppress(OSError):
+                self._file.close()
 
 
 def write_video(

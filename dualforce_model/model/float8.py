@@ -49,8 +49,8 @@ class Float8Linear(nn.Linear):
     """`nn.Linear` with 8-bit products; the same weights under the same names."""
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
-        return Product.apply(flat, self.weight, self.bias).reshape(*x.shape[:-1], -1)
+        product = Product.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        return product.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
 def use_float8(model: nn.Module) -> int:

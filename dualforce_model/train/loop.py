@@ -29,7 +29,7 @@ from dualforce_model.train.config import TrainConfig
 from dualforce_model.train.log import Log
 from dualforce_model.train.objective import Objective, model_config
 from dualforce_model.train.optimiser import Ema, adamw, learning_rate
-from dualforce_model.train.state import TrainState, count, objections, refuse
+from dualforce_model.train.state import TrainState, count, objections, refuse, written_by_this_code
 
 
 class DivergedError(RuntimeError):
@@ -95,7 +95,8 @@ class _Run:
                 found = None
         if found:
             self.state.load(found)
-            self.say(f"going on from {found}")
+            other = "" if written_by_this_code(found) else ", which was written by other code: not bit for bit"
+            self.say(f"going on from {found}{other}")
 
     def go(self, signals: _Signals) -> Outcome:
         config, state = self.config, self.state

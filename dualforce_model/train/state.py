@@ -90,6 +90,11 @@ def refuse(folder: Path, found: list[str]) -> BadInput:
     )
 
 
+def written_by_this_code(folder: Path) -> bool:
+    """Whether the code that decides the weights is what it was when the checkpoint was written."""
+    return bool(read_json(folder, "state.json")["code"] == code_version())
+
+
 def code_version() -> str:
     """12 hex digits over the source of the rooms that decide the weights."""
     library = Path(__file__).parent.parent
