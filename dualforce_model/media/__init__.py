@@ -6,4 +6,14 @@ from dualforce_model.media.sound import read_audio
 from dualforce_model.media.video import GridFrame, GridReader
 from dualforce_model.media.writer import VideoWriter, write_video
 
-__all__ = ["AudioInfo", "Clip", "GridFrame", "GridReader", "SourceInfo", "VideoWriter", "probe", "read_audio", "write_video"]
+__all__ = [
+    "AudioInfo",
+    "Clip",
+    "GridFrame",
+    "GridReader",
+    "SourceInfo",
+    "VideoWriter",
+    "probe",
+    "read_audio",
+    "write_video",
+]

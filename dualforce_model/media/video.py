@@ -23,6 +23,7 @@ from dualforce_model.timeline import FPS
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.plane import VideoPlane
     from av.video.stream import VideoStream
 
 LOST_SHARE, LOST_S = 0.9, 0.5  # a file that shows less than 90 % of its declared length, and 0.5 s less, is cut off
@@ -52,13 +53,15 @@ class Picture:
         return self._reader.convert(self._frame, size, "whole" if scale >= 1 else f"small {longest}")
 
     def thin(self, longest: int) -> np.ndarray:
-        """uint8 [h,w,3] of every n-th pixel of every n-th line, at most `longest` on the longer side: a rough look."""
+        """uint8 [h,w,3] of every n-th pixel and line, at most `longest` on the longer side: a rough view."""
         step = 2 * -(-max(self._reader.stored) // (2 * longest))
         planes = _planes(self._frame) if self._reader.plain else None
         if planes is None:
             return self.small(longest)
-        y, u, v = planes[0][::step, ::step], planes[1][:: step // 2, :: step // 2], planes[2][:: step // 2, :: step // 2]
-        return self._reader.convert(_frame_of([y, u, v], "yuv444p", self._frame), (y.shape[1], y.shape[0]), "thin")
+        half = step // 2  # chroma has half the lines and pixels
+        parts = [planes[0][::step, ::step], *(plane[::half, ::half] for plane in planes[1:])]
+        height, width = parts[0].shape
+        return self._reader.convert(_frame_of(parts, "yuv444p", self._frame), (width, height), "thin")
 
     def square(self, left: int, top: int, side: int) -> tuple[np.ndarray, int, int]:
         """uint8 [h,w,3] of what lies in that square of the picture or a little more, and its own left and top."""
@@ -214,10 +217,14 @@ class GridReader:
 
 
 def _planes(frame: VideoFrame) -> list[np.ndarray] | None:
-    """The luma and the two chroma planes without copying, for the pixel layout that nearly all videos have; else None."""
+    """The luma and the two chroma planes, not copied, of the pixel layout that nearly all videos have; else None."""
     if frame.format.name not in ("yuv420p", "yuvj420p"):
         return None
-    return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in frame.planes]
+    return [_pixels(plane) for plane in frame.planes]
+
+
+def _pixels(plane: VideoPlane) -> np.ndarray:
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
 
 
 def _frame_of(planes: list[np.ndarray], layout: str, like: VideoFrame) -> VideoFrame:
@@ -227,7 +234,7 @@ def _frame_of(planes: list[np.ndarray], layout: str, like: VideoFrame) -> VideoF
     full = like.format.name == "yuvj420p"
     frame = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], layout.replace("yuv", "yuvj") if full else layout)
     for plane, data in zip(frame.planes, planes, strict=True):
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width] = data
+        _pixels(plane)[:] = data
     frame.colorspace, frame.color_range = like.colorspace, like.color_range
     return frame
 

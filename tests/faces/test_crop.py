@@ -190,3 +190,43 @@ def test_knobs_are_checked():
     for wrong in ({"size": 100}, {"margin": 0.5}, {"detect_every": 0}, {"max_clip_s": 0.1}, {"backend": "haar"}):
         with pytest.raises(ConfigError):
             build(FaceCropConfig, wrong)
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_nothing_half_made(tmp_path, may):
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from dualforce_model.faces import *;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY));"
+        f"crop_source(Path(sys.argv[1]), 'x', '{IDENTITY}', Path(sys.argv[2]), FaceCropConfig())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(may), str(tmp_path)], capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from dualforce_model.faces import FaceCropConfig, crop, crop_source
+
+publish, sizes = crop.write_json, []
+
+def weighed(path, sidecar):
+    publish(path, sidecar)
+    sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) // 256)
+
+crop.write_json = weighed
+crop_source(Path(sys.argv[1]), "x", "0" * 32, Path(sys.argv[2]), FaceCropConfig(max_clip_s=6))
+print(*sizes)
+"""
+
+
+def test_memory_does_not_grow_from_clip_to_clip(tmp_path, may):
+    """One source of many clips: what a clip took is given back when it is finished."""
+    ffmpeg("-stream_loop", 7, "-i", may, "-c", "copy", tmp_path / "long.mp4")
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "long.mp4"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    sizes = list(map(int, done.stdout.split()))  # MiB, after each clip
+    assert len(sizes) >= 7
+    assert max(sizes) < 600
+    assert sizes[-1] - sizes[1] < 50  # a clip's frames alone are 100 MiB
