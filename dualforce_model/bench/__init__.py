@@ -1,1 +1,1 @@
-"""Benchmarks that print what the documentation claims: `python -m dualforce_model.bench NAME [--json]`, one file each."""
+"""Benchmarks that print what the docs claim: `python -m dualforce_model.bench NAME [--json]`, one file each."""

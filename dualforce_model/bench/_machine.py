@@ -33,7 +33,8 @@ def timed(work: Callable[[], Any], device: torch.device, repeats: int, warmup: i
             spent.append(1e3 * (time.perf_counter() - began))
         return spent
     torch.cuda.synchronize(device)
-    marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    event: Any = torch.cuda.Event
+    marks = [event(enable_timing=True) for _ in range(repeats + 1)]
     marks[0].record()
     for mark in marks[1:]:
         work()

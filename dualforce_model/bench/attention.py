@@ -34,14 +34,14 @@ def flex_route(frames: int, tokens: int, device: torch.device) -> Callable[..., 
     mask = create_block_mask(seen, None, None, frames * tokens, (frames + 1) * tokens, device=device)
     compiled = torch.compile(flex_attention, dynamic=False)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, sink_q: Tensor, sink_k: Tensor, sink_v: Tensor) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, _still: Tensor, sink_k: Tensor, sink_v: Tensor) -> Tensor:
         keys, values = (torch.cat([s, x.flatten(1, 2)], 1).transpose(1, 2) for s, x in ((sink_k, k), (sink_v, v)))
         return compiled(q.flatten(1, 2).transpose(1, 2), keys, values, block_mask=mask)
 
     return attend
 
 
-def per_frame_route(q: Tensor, k: Tensor, v: Tensor, sink_q: Tensor, sink_k: Tensor, sink_v: Tensor) -> Tensor:
+def per_frame_route(q: Tensor, k: Tensor, v: Tensor, _still: Tensor, sink_k: Tensor, sink_v: Tensor) -> Tensor:
     """One dense call per frame against growing keys."""
     keys, values = (torch.cat([s, x.flatten(1, 2)], 1).transpose(1, 2) for s, x in ((sink_k, k), (sink_v, v)))
     N, outs = q.shape[2], []
@@ -53,10 +53,23 @@ def per_frame_route(q: Tensor, k: Tensor, v: Tensor, sink_q: Tensor, sink_k: Ten
     return torch.cat(outs, 2)
 
 
-def unmasked_route(q: Tensor, k: Tensor, v: Tensor, sink_q: Tensor, sink_k: Tensor, sink_v: Tensor) -> Tensor:
+def unmasked_route(q: Tensor, k: Tensor, v: Tensor, *_sink: Tensor) -> Tensor:
     """One dense call of all with all: the ceiling, at its own (larger) work."""
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        return functional.scaled_dot_product_attention(*(x.flatten(1, 2).transpose(1, 2) for x in (q, k, v)))
+        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
+        return functional.scaled_dot_product_attention(q, k, v)
+
+
+def triangle_route(q: Tensor, k: Tensor, v: Tensor, still: Tensor, sink_k: Tensor, sink_v: Tensor) -> Tensor:
+    """The route that the model takes."""
+    return triangle_attention(q, k, v, still, sink_k, sink_v, None)
+
+
+ROUTES: dict[str, Callable[..., Tensor]] = {
+    "triangle": triangle_route,
+    "per_frame": per_frame_route,
+    "unmasked": unmasked_route,
+}
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -66,37 +79,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         N, H, d = args.tokens, args.heads, args.head_dim
         shapes = [(B, F, N, H, d)] * 4 + [(B, N, H, d)] * 2
         given = [torch.randn(s, device=device, dtype=torch.bfloat16, requires_grad=True) for s in shapes]
-        q, k, v, sink_q, sink_k, sink_v = given
         for route in args.routes:
-            attend = {
-                "triangle": lambda q, k, v, a, b, c: triangle_attention(q, k, v, a, b, c, None),
-                "flex": flex_route(F, N, device) if route == "flex" else None,
-                "per_frame": per_frame_route,
-                "unmasked": unmasked_route,
-            }[route]
-            assert attend is not None
             pairs = B * N * N * (F * F if route == "unmasked" else F * (F + 1) / 2 + F)
-            forward_work, backward_work = 4 * pairs * H * d, 10 * pairs * H * d
-            out = attend(q, k, v, sink_q, sink_k, sink_v)
-            grad = torch.randn_like(out)
-            forward = median(timed(lambda: attend(q, k, v, sink_q, sink_k, sink_v), device, 10, 3))  # noqa: B023
-            both = median(
-                timed(
-                    lambda: torch.autograd.grad(
-                        attend(q, k, v, sink_q, sink_k, sink_v),
-                        given,
-                        grad,
-                        allow_unused=True,
-                    ),
-                    device,
-                    10,
-                    3,
-                )
-            )
+            attend = ROUTES[route] if route in ROUTES else flex_route(F, N, device)
+            spent = both_ways(attend, given, device)
             result[f"F={F} B={B} {route}"] = {
-                "forward_ms": round(forward, 3),
-                "backward_ms": round(both - forward, 3),
-                "forward_tflops": round(forward_work / forward / 1e9),
-                "backward_tflops": round(backward_work / (both - forward) / 1e9),
+                "forward_ms": round(spent[0], 3),
+                "backward_ms": round(spent[1], 3),
+                "forward_tflops": round(4 * pairs * H * d / spent[0] / 1e9),
+                "backward_tflops": round(10 * pairs * H * d / spent[1] / 1e9),
             }
     return result
+
+
+def both_ways(attend: Callable[..., Tensor], given: list[Tensor], device: torch.device) -> tuple[float, float]:
+    """Milliseconds forward and backward."""
+    grad = torch.randn_like(attend(*given))
+    forward = median(timed(lambda: attend(*given), device, 10, 3))
+
+    def there_and_back() -> None:
+        torch.autograd.grad(attend(*given), given, grad, allow_unused=True)
+
+    return forward, median(timed(there_and_back, device, 10, 3)) - forward

@@ -74,7 +74,7 @@ def random_batch(config: ModelConfig, frames: int, batch: int, pixels: int, text
 
 
 def nudge(model: DualForce, scale: float = 0.02) -> None:
-    """Move every weight off its initial value, so that no gate is shut and no part of the step is multiplied by zero."""
+    """Move every weight off its initial value, so that no gate is shut and nothing is multiplied by zero."""
     generator = torch.Generator(model.video.embed.weight.device).manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Check on this machine that the fast path computes what was proved: causal to the bit, cached as uncached, right gradients.
+"""Check here that the fast path computes what was proved: causal to the bit, cached as uncached, right gradients.
 
 Half-precision results differ by rounding alone: two bf16 evaluations in another order part by a few 2^-8 relative at
 each layer. So bf16 results are compared by norm against fp32 run uncompiled, and held to `TOLERANCE`; what must not
@@ -134,7 +134,7 @@ def worst(a: Velocity, b: Velocity) -> float:
 def float8_quality(
     config: ModelConfig, batch: Batch, sigma: Tensor, device: torch.device, steps: int
 ) -> dict[str, float]:
-    """How the gradient of a step, and the loss after some steps on one batch, differ between bf16 and 8-bit products."""
+    """How the gradient of a step, and the loss after some steps on one batch, differ: bf16 and 8-bit products."""
     gradients, ends = [], []
     for float8 in (False, True):
         with device:
@@ -172,7 +172,7 @@ def float8_quality(
 
 
 def unmoved(model: DualForce, batch: Batch, sigma: Tensor, k: int, before: Velocity) -> bool:
-    """Whether frames before k are the same to the bit after all of frame k changes, and whether frame k itself moves."""
+    """Whether frames before k are the same to the bit after frame k and all later change, and frame k itself moves."""
     assert batch.struct is not None
     assert batch.conditions.audio is not None
     assert before.struct is not None
@@ -196,8 +196,10 @@ def attention_error(frames: int, window: int | None, device: torch.device, dtype
     shapes = [(2, frames, 256, 4, 128)] * 4 + [(2, 256, 4, 128)] * 2
     given = [torch.randn(s, generator=generator, device=device).to(dtype).requires_grad_() for s in shapes]
     wide = [x.detach().float().requires_grad_() for x in given]
-    out = triangle_attention(*given[:4], *given[4:], window)
-    exact = frame_by_frame_attention(*wide[:3], Sink(*wide[3:]), window)
+    q, k, v, still, sink_k, sink_v = given
+    out = triangle_attention(q, k, v, still, sink_k, sink_v, window)
+    q, k, v, still, sink_k, sink_v = wide
+    exact = frame_by_frame_attention(q, k, v, Sink(still, sink_k, sink_v), window)
     grad = torch.randn(out.shape, generator=generator, device=device).to(dtype)
     found = torch.autograd.grad(out, given, grad)
     right = torch.autograd.grad(exact, wide, grad.float())

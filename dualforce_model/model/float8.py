@@ -49,7 +49,8 @@ class Float8Linear(nn.Linear):
     """`nn.Linear` with 8-bit products; the same weights under the same names."""
 
     def forward(self, x: Tensor) -> Tensor:
-        product = Product.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        flat = x.reshape(-1, x.shape[-1])
+        product: Tensor = Product.apply(flat, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return product.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 

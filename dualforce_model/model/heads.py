@@ -53,17 +53,8 @@ def _turn(
 
 
 @_turn.register_fake
-def _(
-    qkv: Tensor,
-    weight_q: Tensor,
-    weight_k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    rest_cos: Tensor,
-    rest_sin: Tensor,
-    eps: float,
-    heads: int,
-) -> tuple[Tensor, ...]:
+def _(qkv: Tensor, *_others: Tensor | float | int) -> tuple[Tensor, ...]:
+    heads = int(_others[-1])
     D = qkv.shape[-1] // 3
     shape = (*qkv.shape[:-1], heads, D // heads)
     return (*(qkv.new_empty(shape) for _ in range(4)), qkv.new_empty(qkv[..., 0].numel(), 2, dtype=torch.float32))
@@ -92,18 +83,7 @@ def _turn_backward(
 
 @_turn_backward.register_fake
 def _(
-    grad_q: Tensor,
-    grad_rest: Tensor,
-    grad_k: Tensor,
-    grad_v: Tensor,
-    qkv: Tensor,
-    weight_q: Tensor,
-    weight_k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    rest_cos: Tensor,
-    rest_sin: Tensor,
-    scale: Tensor,
+    _q: Tensor, _rest: Tensor, _k: Tensor, _v: Tensor, qkv: Tensor, weight_q: Tensor, weight_k: Tensor, *_others: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(qkv), torch.empty_like(weight_q), torch.empty_like(weight_k)
 

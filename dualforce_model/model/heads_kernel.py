@@ -1,4 +1,7 @@
-"""`heads` on a GPU, in Triton: one program per token forward; backward a few tokens per program, for the norms' weights."""
+"""`heads` on a GPU, in Triton: a program per token forward; backward a few per program, for the norms' weights."""
+
+# a kernel's parameters are pointers and numbers of the device: Python has no types for them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Putting parts of an attention together that were computed apart: by their log-sum-exp forward, by a sum backward.
 
-B batch, F frames, N tokens, H heads, d head dim. A part covers some frames: [B·groups, count·N, H, d], see `Spot`.
+B batch, F frames, N tokens, H heads, d head dim. A part covers some frames: [B·groups, frames·N, H, d], see `Spot`.
 On a GPU one kernel reads each part once and writes the result once, with fp32 in registers; the loops below it say the
 same in plain tensors.
 """
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 class Spot(NamedTuple):
-    """Where a part belongs: in each of `groups` runs, `stride` frames apart, `count` frames from frame `first` on."""
+    """Where a part belongs: in each of `groups` runs, `stride` frames apart, `frames` frames from frame `first` on."""
 
     first: int
-    count: int
+    frames: int
     groups: int
     stride: int
 
@@ -26,9 +26,9 @@ class Spot(NamedTuple):
 def frames_of(x: Tensor, spot: Spot) -> Tensor:
     """The frames of x [B,F,...] that a spot covers: [B,groups,count,...], a view."""
     if spot.groups == 1:
-        return x[:, None, spot.first : spot.first + spot.count]
+        return x[:, None, spot.first : spot.first + spot.frames]
     runs = x[:, : spot.groups * spot.stride].unfold(1, spot.stride, spot.stride).movedim(-1, 2)
-    return runs[:, :, spot.first : spot.first + spot.count]
+    return runs[:, :, spot.first : spot.first + spot.frames]
 
 
 def merged(
@@ -36,7 +36,7 @@ def merged(
 ) -> tuple[Tensor, Tensor]:
     """Attention over the union of the parts' keys: output of `shape` [B,F,N,H,d], log-sum-exp [B,F,N,H] fp32.
 
-    outs [B·groups,count·N,H,d] and their log-sum-exps [B·groups,count·N,H]. Every frame is covered at least once.
+    outs [B·groups,frames·N,H,d] and their log-sum-exps [B·groups,frames·N,H]. Every frame is covered at least once.
     """
     if outs[0].is_cuda:
         from dualforce_model.model import merge_kernel
@@ -54,7 +54,7 @@ def merged(
 
 
 def summed(parts: Sequence[Tensor], spots: Sequence[Spot], shape: torch.Size) -> Tensor:
-    """The sum of parts [B·groups,count·N,H,d] where their frames are: [B,F,N,H,d], in the parts' dtype."""
+    """The sum of parts [B·groups,frames·N,H,d] where their frames are: [B,F,N,H,d], in the parts' dtype."""
     if parts[0].is_cuda:
         from dualforce_model.model import merge_kernel
 

@@ -1,9 +1,12 @@
 """`merge` on a GPU: one pass over the parts, in Triton."""
 
+# a kernel's parameters are pointers and numbers of the device: Python has no types for them
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -17,7 +20,9 @@ ROWS = 64  # (token, head) pairs per program
 
 
 @triton.jit
-def _merge(out, lse, parts, stats, SPOTS: tl.constexpr, F, R, D: tl.constexpr, ROWS: tl.constexpr, SUM: tl.constexpr):
+def _merge(
+    out, lse, parts, stats, SPOTS: tl.constexpr, F, R, D: tl.constexpr, ROWS: tl.constexpr, SUM: tl.constexpr
+) -> Any:  # fmt: skip
     """R = N·H rows per frame. Program (i, b·F + f) makes ROWS rows of frame f of sample b."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     frame = tl.program_id(1).to(tl.int64)
@@ -28,7 +33,7 @@ def _merge(out, lse, parts, stats, SPOTS: tl.constexpr, F, R, D: tl.constexpr, R
     weight = tl.zeros([ROWS], tl.float32)
     total = tl.zeros([ROWS, D], tl.float32)
     for i in tl.static_range(len(SPOTS)):
-        # a spot is (first, count, groups, stride)
+        # a spot is (first, frames, groups, stride)
         behind = f - SPOTS[i][0]
         group = behind // SPOTS[i][3]
         within = behind - group * SPOTS[i][3]

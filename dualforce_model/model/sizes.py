@@ -8,7 +8,7 @@ from dualforce_model.model.duo import Duo
 
 
 def parameters_by_part(model: Duo) -> dict[str, int]:
-    """Counts that sum to the whole: both towers without what is listed apart, bridge, audio, noise level, FLAME readout.
+    """Counts that sum to the whole: towers (without what is listed apart), bridge, audio, noise level, FLAME readout.
 
     A tower holds its blocks with their text attention, the text projection, patches and head.
     """

@@ -2,12 +2,12 @@
 
 B batch, F frames, N tokens per frame, H heads, d head dim; q, k, v [B,F,N,H,d].
 
-Dense attention kernels run at 600 TFLOP/s and more where masked ones reach 400. Frame f sees frames 0..f, so the work is
-a triangle. Its diagonal is one batched call (each frame with itself). Then, for s = 1, 2, 4, ... frames, the second half
-of every run of 2s frames sees the whole first half: one batched call of dense squares per level, log2(F) levels, and one
-more for the sink. Each call gives the log-sum-exp of its logits, by which the parts are merged exactly; backward, every
-call is run with the merged output and log-sum-exp, so that its gradients simply add up (as in ring attention, Liu et al.
-2023).
+Dense attention kernels run at 600 TFLOP/s and more where masked ones reach 400. Frame f sees frames 0..f, so the work
+is a triangle. Its diagonal is one batched call (each frame with itself). Then, for s = 1, 2, 4, ... frames, the second
+half of every run of 2s frames sees the whole first half: one batched call of dense squares per level, log2(F) levels,
+and one more for the sink. Each call gives the log-sum-exp of its logits, by which the parts are merged exactly;
+backward, every call is run with the merged output and log-sum-exp, so that its gradients simply add up (as in ring
+attention, Liu et al. 2023).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def cut(frames: int, window: int | None) -> tuple[Piece, ...]:
 
 
 def take(x: Tensor, first: int, count: int, piece: Piece) -> Tensor:
-    """Frames first .. first+count-1 of every run of a piece, as a batch: [B·groups, H, count·N, d] (a view if it can)."""
+    """Frames first .. first+count-1 of every run of a piece, as a batch: [B·groups, H, count·N, d]."""
     if piece.groups == 1:
         runs = x[:, None, first : first + count]
     else:
@@ -101,7 +101,7 @@ def dense_backward(
 def _triangle(
     q: Tensor, k: Tensor, v: Tensor, sink_q: Tensor, sink_k: Tensor, sink_v: Tensor, window: int
 ) -> tuple[Tensor, Tensor]:
-    B, F = q.shape[:2]
+    F = q.shape[1]
     pieces = cut(F, window or None)
     outs, stats = [], []
     for piece in pieces:
@@ -116,9 +116,7 @@ def _triangle(
 
 
 @_triangle.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, sink_q: Tensor, sink_k: Tensor, sink_v: Tensor, window: int
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, *_others: Tensor | int) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:4], dtype=torch.float32)
 
 
@@ -135,7 +133,7 @@ def _triangle_backward(
     lse: Tensor,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    B, F = q.shape[:2]
+    F = q.shape[1]
     pieces = cut(F, window or None)
     grad = grad.contiguous()
     slopes: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
@@ -156,19 +154,8 @@ def _triangle_backward(
 
 
 @_triangle_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sink_q: Tensor,
-    sink_k: Tensor,
-    sink_v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    window: int,
-) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in (q, k, v, sink_q, sink_k, sink_v))
+def _(_grad: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in given[:6])
 
 
 def _remember(ctx: torch.autograd.function.FunctionCtx, inputs: Sequence, output: tuple[Tensor, Tensor]) -> None:

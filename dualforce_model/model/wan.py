@@ -18,7 +18,7 @@ from dualforce_model.model.dualforce import DualForce
 from dualforce_model.model.files import WeightsError
 
 # ours, theirs; several of theirs are stacked along the outputs
-TOWER = [
+TOWER: list[tuple[str, tuple[str, ...]]] = [
     ("text.hidden", ("condition_embedder.text_embedder.linear_1",)),
     ("text.out", ("condition_embedder.text_embedder.linear_2",)),
     ("noise.hidden", ("condition_embedder.time_embedder.linear_1",)),
@@ -26,7 +26,7 @@ TOWER = [
     ("noise.modulation", ("condition_embedder.time_proj",)),
     ("head.out", ("proj_out",)),
 ]
-BLOCK = [
+BLOCK: list[tuple[str, tuple[str, ...]]] = [
     ("attention.qkv", ("attn1.to_q", "attn1.to_k", "attn1.to_v")),
     ("attention.out", ("attn1.to_out.0",)),
     ("text.q", ("attn2.to_q",)),
@@ -62,7 +62,7 @@ def wan_state(folder: Path) -> dict[str, Tensor]:
     files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
     if not files:
         raise WeightsError(f"{folder} holds no diffusion_pytorch_model*.safetensors")
-    state = {}
+    state: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, framework="pt") as shard:
             state |= {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118  (not a mapping)
