@@ -169,4 +169,4 @@ def retry_failed(run: Run, classes: Iterable[str]) -> int:
     return marked
 
 
-STAGE = Stage("download", plan, work, gives="clips", spread=spread)
+STAGE = Stage("download", "downloads", plan, work, gives="clips", spread=spread)

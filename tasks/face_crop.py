@@ -53,4 +53,4 @@ def _row(sidecar: dict[str, Any]) -> Row:
     return Row(clip_id=clip_id, files=files, facts=json.loads(json.dumps(sidecar)))
 
 
-STAGE = Stage("face_crop", plan, work, gives="clips")
+STAGE = Stage("face_crop", "clips", plan, work, gives="clips")

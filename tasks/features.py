@@ -50,4 +50,4 @@ def work(feature: str, item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     return [Row(files=(name,))]
 
 
-STAGES = {name: Stage(name, partial(plan, name), partial(work, name)) for name in FEATURES}
+STAGES = {name: Stage(name, f"features/{name}", partial(plan, name), partial(work, name)) for name in FEATURES}

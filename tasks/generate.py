@@ -66,4 +66,4 @@ def _whole(film: Path, sidecar: Path, identity: str) -> bool:
         return False
 
 
-STAGE = Stage("generate", plan, work, in_workers=False)
+STAGE = Stage("generate", "samples", plan, work, in_workers=False)

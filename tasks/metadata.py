@@ -70,4 +70,4 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     return rows
 
 
-STAGE = Stage("metadata", plan, work, gives="dataset", in_workers=False)
+STAGE = Stage("metadata", "", plan, work, gives="dataset", in_workers=False)

@@ -6,11 +6,12 @@ from typing import Any
 
 from dualforce_model.download import deny
 from dualforce_model.download.lists import read_lists
-from dualforce_model.download.tally import Fate, tally
+from dualforce_model.download.tally import Fate, table, tally
 from dualforce_model.store import ledger, write_json
 from tasks.run import Run
 from tasks.stage import row_facts
 
+__all__ = ["count", "table"]
 NAME = "download.json"
 
 

@@ -59,4 +59,4 @@ def refilter(run: Run) -> pd.DataFrame:
     return ledger.read(run.dir, "quality")
 
 
-STAGE = Stage("quality", plan, work)
+STAGE = Stage("quality", "", plan, work)

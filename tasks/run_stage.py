@@ -13,7 +13,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import opaque
 
-from dualforce_model.download import tally
 from dualforce_model.store import ledger, sweep
 from tasks import obtained, quality, watch
 from tasks.run import Run, RunError, lock
@@ -68,7 +67,8 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
     logging.getLogger("dualforce").setLevel(logging.INFO)
     stage = STAGES[name]
     with lock(run.dir):
-        sweep(run.clips if name == "face_crop" else run.features / name)
+        sweep(ledger.folder(run.dir, name))
+        sweep(run.dir / stage.folder, below=bool(stage.folder))
         shards: Sequence[list[Item]] = split(run, stage.plan(run)) or [[]]
         previous = previous_records(run, stage)
         ledger.begin(run.dir, name, len(shards))
@@ -107,7 +107,7 @@ def _show(run: Run, name: str, counts: dict[str, int]) -> None:
     table += [{"what": f"{status}: {reason}", "items": int(count)} for (status, reason), count in reasons.items()]
     create_table_artifact(table, key=f"funnel-{_key(name)}", description=f"{run.config.name}: {name} in {run.dir}")
     if name in ("download", "source") and run.config.download.lists:
-        came = tally.table(obtained.count(run))
+        came = obtained.table(obtained.count(run))
         create_table_artifact(came, key="expected-obtained", description=f"{run.config.name}: what the lists promised, what came")
 
 

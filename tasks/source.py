@@ -112,4 +112,4 @@ def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-STAGE = Stage("source", plan, work, gives="clips")
+STAGE = Stage("source", "", plan, work, gives="clips")

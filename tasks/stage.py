@@ -62,6 +62,7 @@ class Stage:
     """
 
     name: str
+    folder: str  # of the run folder, where its artifacts go; "" for none or for the run folder itself
     plan: Callable[[Run], Sequence[Item]]
     work: Callable[[Item, Path, bool], list[Row]]
     gives: Literal["clip", "clips", "dataset"] = "clip"  # rows of an item: one, those of a source, those of the run

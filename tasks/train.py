@@ -80,4 +80,4 @@ def _restarted(config: TrainConfig) -> TrainConfig:
     return configs.build(TrainConfig, values)
 
 
-STAGE = Stage("train", plan, work, in_workers=False)
+STAGE = Stage("train", "checkpoints", plan, work, in_workers=False)

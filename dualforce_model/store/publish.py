@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".partial-"
+TEMPORARY = f".partial-{zlib.crc32(os.uname().nodename.encode()):08x}-"  # a process id means something on its own machine
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
 
@@ -44,13 +45,13 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def sweep(folder: Path) -> int:
-    """Remove temporary files that killed processes left in `folder` and below; returns how many.
+def sweep(folder: Path, below: bool = True) -> int:
+    """Remove temporary files that killed processes of this machine left in `folder` (and below); returns how many.
 
-    A file whose process is alive is somebody's work and stays.
+    A file whose process is alive is somebody's work and stays, and so does what another machine writes here.
     """
     removed = 0
-    for path in folder.rglob(f"{TEMPORARY}*"):
+    for path in folder.rglob(f"{TEMPORARY}*") if below else folder.glob(f"{TEMPORARY}*"):
         pid = path.name.removeprefix(TEMPORARY).partition("-")[0]
         if not (pid.isdigit() and os.path.exists(f"/proc/{pid}")):
             path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dualforce_model import store
+from dualforce_model.store.publish import TEMPORARY
 
 
 def test_identity_depends_on_content_not_on_order():
@@ -72,7 +73,9 @@ def test_a_killed_writer_publishes_nothing_and_its_leftover_is_swept(tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert not path.exists()
     assert len(list(path.parent.iterdir())) == 1
-    mine = path.parent / f".partial-{os.getpid()}-00-other.mp4"
-    mine.write_text("being written")
+    mine = path.parent / f"{TEMPORARY}{os.getpid()}-00-other.mp4"
+    elsewhere = path.parent / ".partial-00000000-999999999-00-other.mp4"
+    for kept in (mine, elsewhere):
+        kept.write_text("being written")
     assert store.sweep(tmp_path) == 1
-    assert list(Path(path.parent).iterdir()) == [mine]
+    assert set(path.parent.iterdir()) == {mine, elsewhere}

@@ -63,6 +63,20 @@ def ledgers(run_dir: Path) -> dict[str, list[dict]]:
     return out
 
 
+def differences(ours: Path, theirs: Path) -> list[str]:
+    """What two runs over the same input differ in, line by line; empty when they are equal as promised."""
+    mine, other = ledgers(ours), ledgers(theirs)
+    found = [f"only one has the ledger {stage}" for stage in mine.keys() ^ other.keys()]
+    for stage in mine.keys() & other.keys():
+        if len(mine[stage]) != len(other[stage]):
+            found.append(f"{stage}: {len(mine[stage])} rows and {len(other[stage])}")
+        for a, b in zip(mine[stage], other[stage], strict=False):
+            found += [f"{stage} {a['clip_id']} {key}: {a[key]} / {b[key]}" for key in a if a[key] != b[key]]
+    files, others = artifacts(ours), artifacts(theirs)
+    found += [f"only one has {name}" for name in files.keys() ^ others.keys()]
+    return found + [f"{name} differs" for name in files.keys() & others.keys() if files[name] != others[name]]
+
+
 def artifacts(run_dir: Path) -> dict[str, bytes]:
     """Every file that the run made, by name, except what tells of the making."""
     apart = ("ledger", "report")
