@@ -119,14 +119,19 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` whole checkpoints, and what killed processes left behind.
+def prune(root: Path, keep: int, every: int) -> None:
+    """Keep the newest whole checkpoint and, of those at multiples of `every` steps before it, the last `keep` - 1.
 
-    A folder without its marker counts for nothing, so the last good checkpoint is never the one that goes.
+    One that a stopped run saved off that beat goes with the next, so that an interrupted run ends with the same folders
+    as an undisturbed one. A folder without its marker counts for nothing: the last good checkpoint never goes. What
+    killed processes left behind is removed too.
     """
     whole = [folder for folder in folders(root) if (folder / MARKER).exists()]
-    for folder in whole[: max(0, len(whole) - max(1, keep))]:
-        remove(folder)
+    on_beat = [folder for folder in whole[:-1] if step_of(folder) % every == 0]
+    kept = {*whole[-1:], *on_beat[len(on_beat) - min(len(on_beat), max(0, keep - 1)) :]}
+    for folder in whole:
+        if folder not in kept:
+            remove(folder)
     for left in (*root.glob(f"{WRITING}*"), *root.glob(f"{REMOVING}*")):
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
 

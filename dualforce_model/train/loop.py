@@ -55,6 +55,7 @@ def train(
     """
     torch.set_num_threads(config.threads)
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # said aloud: without it several CPU processes would not find each other
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -202,7 +203,7 @@ class _Run:
             checkpoint.write(
                 self.out, self.state.step, lambda folder: self.state.save(folder, self.config, self.dataset.card)
             )
-            checkpoint.prune(self.out, self.config.keep)
+            checkpoint.prune(self.out, self.config.keep, self.config.checkpoint_every)
         self.accelerator.wait_for_everyone()
 
 

@@ -39,7 +39,7 @@ def test_a_failing_write_leaves_what_was_there(root):
     with pytest.raises(OSError, match="disk full"):
         checkpoint.write(root, 400, explode)
     assert checkpoint.newest(root).name == "step-000300"
-    checkpoint.prune(root, 5)
+    checkpoint.prune(root, 5, every=100)
     assert sorted(p.name for p in root.iterdir()) == ["latest", "step-000100", "step-000200", "step-000300"]
 
 
@@ -68,11 +68,19 @@ def test_a_harmed_checkpoint_is_named_and_passed_over(root, harm):
 
 
 def test_pruning_keeps_the_newest_and_never_the_only_good_one(root):
-    checkpoint.prune(root, 2)
+    checkpoint.prune(root, 2, every=100)
     assert [f.name for f in checkpoint.folders(root)] == ["step-000200", "step-000300"]
     (root / "step-000300" / "COMPLETE").unlink()
-    checkpoint.prune(root, 1)
+    checkpoint.prune(root, 1, every=100)
     assert checkpoint.newest(root).name == "step-000200"
+
+
+def test_a_stopped_run_ends_with_the_folders_of_an_undisturbed_one(root):
+    for step in (350, 400):  # 350: saved because the run was told to stop
+        checkpoint.write(root, step, fill(b"x"))
+        checkpoint.prune(root, 2, every=100)
+        assert checkpoint.newest(root).name == f"step-000{step}"
+    assert [f.name for f in checkpoint.folders(root)] == ["step-000300", "step-000400"]
 
 
 def test_no_checkpoint_is_a_clear_error(tmp_path):
