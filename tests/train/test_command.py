@@ -1,0 +1,33 @@
+"""The command line in front of training: what is wrong is said before anything starts."""
+
+import pytest
+
+from dualforce_model.train.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stepz=3", "unknown key 'stepz'; did you mean 'steps'"),
+        ("optimiser.lrr=3", "unknown key 'optimiser.lrr'; did you mean 'optimiser.lr'"),
+        ("steps=0", "steps must be at least 1, got 0"),
+        ("batch=many", "batch: expected int"),
+        ("noise={risin: 1}", "unknown key 'noise.risin'; did you mean 'rising'"),
+        ("model={video.layerz: 3}", "unknown key 'video.layerz'; did you mean 'video.layers'"),
+        ("preset=tinny", "unknown model preset 'tinny'; did you mean 'tiny'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_an_error_with_near_misses(run_folder, tmp_path, capsys, setting, message):
+    assert main(["--data", str(run_folder), "--out", str(tmp_path / "out"), "--set", setting]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_dataset_is_an_error(tmp_path, capsys):
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "run the metadata stage" in capsys.readouterr().err
+
+
+def test_a_config_file_that_is_none_is_an_error(tmp_path, capsys):
+    (tmp_path / "train.yaml").write_text("steps: [")
+    assert main(["--config", str(tmp_path / "train.yaml"), "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "not valid YAML" in capsys.readouterr().err
