@@ -65,6 +65,24 @@ def test_stream_equals_the_one_piece_decode(vae, chunk):
     assert ((whole + 1) * 127.5 - got.float()).abs().max() <= 0.501
 
 
+def test_pairs_of_frames_give_the_same(folder, vae, frames):
+    paired = wan.load(folder, torch.float32, torch.device("cpu"), compiled=False)
+    wan._pair(paired.vae.encoder.conv_in)
+    with numbers("float32"):
+        torch.testing.assert_close(encode(paired, frames, 2), encode(vae, frames, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_one_graph_per_direction(vae, frames):
+    """Whatever compiles it: no breaks, and nothing is compiled again after a shape's first chunk."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    traced = wan.WanVae(vae.vae, torch.float32, torch.device("cpu"), compiled=False)
+    traced._steady = {f: torch.compile(f, dynamic=False, fullgraph=True, backend="eager") for f in traced._steady}
+    with numbers("float32"):
+        torch.testing.assert_close(encode(traced, frames, 1), encode(vae, frames, 1))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_the_future_changes_nothing(vae, frames):
     other = frames.clone()
     other[:, :, 13:] = 255 - other[:, :, 13:]

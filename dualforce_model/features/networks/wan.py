@@ -67,11 +67,12 @@ def _conv(layer: nn.Conv3d, x: Tensor, tape: _Tape) -> Tensor:
 def _pair(layer: nn.Conv3d) -> None:
     """Add the weights of the same convolution over pairs of frames: twice the channels, two steps in time.
 
-    cuDNN has no Hopper kernel for 96 channels, at which half of the work is done: 252 TFLOP/s against 550 for 192. Pairs
-    cost a third more arithmetic (a quarter of the weights is zero) and take two thirds of the time.
+    For the first layer alone: cuDNN runs 3 channels to 96 by its slowest route (16 frames of 512 px on one H200: 6.6 ms
+    against 3.3 by pairs padded to 8 channels). For 96 to 96 channels pairs are quicker, too (5.5 ms against 8.3), but
+    bringing the frames into that order and back costs more than it wins.
     """
     out, into = layer.weight.shape[:2]
-    room = -(-into // 4) * 4  # pairs of at least 8 channels, or the kernel is a slow one again
+    room = -(-into // 4) * 4
     weight = layer.weight.new_zeros(2, out, 2, room, 2, *layer.kernel_size[1:])
     for frame in range(2):
         for step in range(3):
@@ -79,7 +80,7 @@ def _pair(layer: nn.Conv3d) -> None:
             weight[frame, :, place, :into, pair] = layer.weight[:, :, step]
     weight = weight.view(2 * out, 2 * room, 2, *layer.kernel_size[1:])
     layer.register_buffer("paired_weight", weight.contiguous(memory_format=torch.channels_last_3d), persistent=False)
-    layer.register_buffer("paired_bias", layer.bias.repeat(2), persistent=False)
+    layer.register_buffer("paired_bias", layer.bias.repeat(2), persistent=False)  # type: ignore[union-attr,operator]
 
 
 def _paired(layer: Any, x: Tensor) -> Tensor:
@@ -89,16 +90,6 @@ def _paired(layer: Any, x: Tensor) -> Tensor:
     x = x.unflatten(2, (-1, 2)).permute(0, 3, 1, 2, 4, 5).flatten(1, 2).contiguous(memory_format=torch.channels_last_3d)
     y = F.conv3d(x, layer.paired_weight, layer.paired_bias, padding=(0, 1, 1))
     return y.unflatten(1, (2, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
-
-
-def _narrow(layer: nn.Module) -> bool:
-    """Whether `_pair` pays: a 3x3x3 convolution to fewer channels than a Hopper kernel works on at once."""
-    return (
-        isinstance(layer, nn.Conv3d)
-        and layer.kernel_size == (3, 3, 3)
-        and 8 <= layer.out_channels < 128
-        and layer.in_channels < 128
-    )
 
 
 def _norm(layer: Any, x: Tensor) -> Tensor:
@@ -191,7 +182,7 @@ def decode_chunk(decoder: Any, unquant: nn.Conv3d, z: Tensor, memory: Memory | N
 class WanVae(nn.Module):
     """Normalised latents from pictures and back. Streams are made by `encoder()` and `decoder()`, one per clip.
 
-    `compiled`: fuse the layers between the convolutions (for GPUs; takes half a minute at the first chunk of a size).
+    `compiled`: fuse the layers between the convolutions (for GPUs; takes 20 s per direction at a size's first chunk).
     `paired`: see `_pair`. Neither changes the result beyond rounding.
     """
 
@@ -206,34 +197,41 @@ class WanVae(nn.Module):
         for module in self.vae.modules():
             if isinstance(module, nn.Conv3d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-                if paired and _narrow(module):
-                    _pair(module)
             elif isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        if paired:
+            _pair(self.vae.encoder.conv_in)
         self.dtype, self.device, self.channels = dtype, device, int(config.z_dim)
         shape = (1, self.channels, 1, 1, 1)
         self.mean = torch.tensor(config.latents_mean, device=device).view(shape)
         self.std = torch.tensor(config.latents_std, device=device).view(shape)
-        # one compiled function per direction and for first and later chunks: a shape never replaces another one's
-        run = torch.compile if compiled else lambda function, **_: function
-        self._run = {
-            (function, first): run(function, dynamic=False, fullgraph=True)
+        # One compiled function per direction. A clip's first chunk is one frame, which is not worth another minute.
+        self._steady = {
+            function: torch.compile(function, dynamic=False, fullgraph=True) if compiled else function
             for function in (encode_chunk, decode_chunk)
-            for first in (True, False)
         }
+
+    def _run(self, function: Callable, *parts: Any) -> tuple[Tensor, Memory]:
+        """One chunk. cuDNN tries its kernels at the first call of a shape, because its guess is far off for some."""
+        chosen = function if parts[-1] is None else self._steady[function]
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, self.device.type == "cuda"
+        try:
+            return chosen(*parts)  # type: ignore[no-any-return]
+        finally:
+            torch.backends.cudnn.benchmark = before
 
     def encode_chunk(self, frames: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Frames uint8 [B,3,T,H,W] to normalised latents float32 [B,16,F,h,w] (the posterior's mean) and the memory."""
         frames = frames.to(self.device, non_blocking=True)
         x = (frames.to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last_3d)
-        moments, memory = self._run[encode_chunk, memory is None](self.vae.encoder, self.vae.quant_conv, x, memory)
+        moments, memory = self._run(encode_chunk, self.vae.encoder, self.vae.quant_conv, x, memory)
         return (moments[:, : self.channels].float() - self.mean) / self.std, memory
 
     def decode_chunk(self, latents: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Normalised latents [B,16,F,h,w] to frames uint8 [B,3,T,H,W] and the memory."""
         z = (latents.to(self.device).float() * self.std + self.mean).to(self.dtype)
         z = z.contiguous(memory_format=torch.channels_last_3d)
-        x, memory = self._run[decode_chunk, memory is None](self.vae.decoder, self.vae.post_quant_conv, z, memory)
+        x, memory = self._run(decode_chunk, self.vae.decoder, self.vae.post_quant_conv, z, memory)
         return ((x.float() + 1) * 127.5).round().to(torch.uint8), memory
 
 
