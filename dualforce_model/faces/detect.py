@@ -103,14 +103,15 @@ class Detector:
             for model in (self._near, self._far):
                 model.process(blank)  # what the models have to say of themselves, they say at the first picture
 
-    def search(self, picture: np.ndarray, scale: float) -> list[Face]:
-        """All faces, small ones too: both models on the whole picture, the far one on overlapping tiles.
+    def search(self, picture: np.ndarray, scale: float, known: list[Face], tiles: bool) -> list[Face]:
+        """All faces: the `known` ones, what both models see in the whole picture and, with `tiles`, also small ones.
 
         `scale`: pixels of the source per pixel of the picture; faces are given in pixels of the source.
         """
-        faces = self._faces(self._far, picture, scale) + self._faces(self._near, picture, scale)
+        faces = self._near_known(picture, scale, known)
+        faces += self._faces(self._far, picture, scale) + self._faces(self._near, picture, scale)
         height, width = picture.shape[:2]
-        if max(height, width) > 1.25 * TILE:
+        if tiles and max(height, width) > 1.25 * TILE:
             for top in _starts(height):
                 for left in _starts(width):
                     tile = np.ascontiguousarray(picture[top : top + TILE, left : left + TILE])
@@ -119,16 +120,21 @@ class Detector:
 
     def follow(self, picture: np.ndarray, scale: float, known: list[Face]) -> list[Face]:
         """The faces that were at `known` a moment ago, where they are now; ones that are gone are left out."""
-        faces = []
+        faces = self._near_known(picture, scale, known)
+        if len(faces) < len(known):
+            faces += self._faces(self._far, picture, scale)
+        return _one_per_place(faces)
+
+    def _near_known(self, picture: np.ndarray, scale: float, known: list[Face]) -> list[Face]:
+        """What the near model finds where the known faces were."""
+        faces: list[Face] = []
         for face in known:
             side = FOLLOW_MARGIN * face.side
             left, top = face.x - side / 2, face.y - side / 2
             patch = cut(picture, left / scale, top / scale, side / scale, PATCH)
             found = self._faces(self._near, patch, side / PATCH, left, top)
             faces += sorted(found, key=lambda f: np.hypot(f.x - face.x, f.y - face.y))[:1]
-        if len(faces) < len(known):
-            faces += self._faces(self._far, picture, scale)
-        return _one_per_place(faces)
+        return faces
 
     def human(self, picture: np.ndarray, scale: float, face: Face) -> bool:
         """Whether the landmark model is sure to see a human face there."""

@@ -26,7 +26,7 @@ def crop_picture(rgb: np.ndarray, config: FaceCropConfig) -> np.ndarray:
     size = (round(rgb.shape[1] / scale), round(rgb.shape[0] / scale))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale > 1 else np.ascontiguousarray(rgb)
     finder = detector(config.min_detection, config.min_presence)
-    found = [f for f in finder.search(small, scale) if f.side >= config.min_track_px]
+    found = [f for f in finder.search(small, scale, [], tiles=True) if f.side >= config.min_track_px]
     faces = [f for f in found if finder.human(small, scale, f)]
     if not faces:
         raise Rejected("no_face", f"no human face in this picture of {rgb.shape[1]}x{rgb.shape[0]} pixels")
