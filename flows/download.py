@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ def plan(
     ],
     set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")] = [],  # noqa: B006
     line: Annotated[float, typer.Option("--line", metavar="MBIT", help="Speed of your line.")] = 50.0,
-    measured: Annotated[Optional[Path], typer.Option(metavar="RUN_DIR", help="Take the rates of that run.")] = None,
+    measured: Annotated[Path | None, typer.Option(metavar="RUN_DIR", help="Take the rates of that run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a list will cost before anything is fetched: videos, hours, bytes, disk, time per stage, and the terms."""

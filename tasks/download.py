@@ -14,12 +14,12 @@ from dualforce_model.config import ConfigError, near_misses
 from dualforce_model.download import deny
 from dualforce_model.download.config import DownloadConfig
 from dualforce_model.download.failures import CLASSES, Failure
-from dualforce_model.download.fetch import FetchFailed, Session, discard, kept
+from dualforce_model.download.fetch import FetchError, Session, discard, kept
 from dualforce_model.download.listed import ListedVideo, Manifest
 from dualforce_model.download.lists import read_lists
 from dualforce_model.download.manners import Manners
 from dualforce_model.download.schedule import work_off
-from dualforce_model.store import identity, ledger, sweep
+from dualforce_model.store import identity, ledger
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage, row_facts
 
@@ -34,7 +34,6 @@ def plan(run: Run) -> list[Item]:
     config = run.config.download
     if not config.lists:
         raise RunError("no lists to download from: set download.lists.<dataset>=PATH (hdtf, celebv_hq, vfhq, links, …)")
-    sweep(run.dir / FOLDER)
     _manners[run.dir] = Manners(config)
     denied, tries = deny.read(run.dir), _tries(run)
     items: list[Item] = []
@@ -85,7 +84,8 @@ def _tries(run: Run) -> dict[str, int]:
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     """One attempt at one video, unless it lies there whole."""
     if "said" in item.payload:
-        return [Row("rejected", *item.payload["said"], facts=item.payload.get("facts", {}))]
+        reason, message = item.payload["said"]
+        return [Row("rejected", reason, message, facts=item.payload.get("facts", {}))]
     video: ListedVideo = item.payload["video"]
     folder = run_dir / FOLDER / video.dataset
     if not reuse:
@@ -94,7 +94,7 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     if found is None:
         try:
             fetched = _session(item.payload["config"]).fetch(video, item.identity, folder)
-        except FetchFailed as error:
+        except FetchError as error:
             if not error.failure.passing:
                 discard(folder, video.key)  # nothing will go on from here
             return [_failed(error.failure)]

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from dualforce_model.download import deny
-
 from dualforce_model.store import ledger, publish
 from tasks.config import STAGES
 from tasks.download import FOLDER
@@ -73,9 +72,9 @@ def _files(run: Run, mine: dict[str, list[dict[str, Any]]], known: frozenset[str
         for row in rows:
             found |= {run.dir / name for name, *_ in json.loads(row["files"])}
             if row["clip_id"]:
-                found |= {p for p in run.clips.glob(f"{row['clip_id']}.*")}
-                found |= {p for p in run.features.glob(f"*/{row['clip_id']}.safetensors")}
-                found |= {p for p in run.samples.glob(f"{row['clip_id']}.*")}
+                found |= set(run.clips.glob(f"{row['clip_id']}.*"))
+                found |= set(run.features.glob(f"*/{row['clip_id']}.safetensors"))
+                found |= set(run.samples.glob(f"{row['clip_id']}.*"))
     for folder in (run.dir / FOLDER).glob("*"):
         for key in {path.name.partition(".")[0] for path in folder.glob("*")}:
             if deny.denies(known, f"{folder.name}/{key}"):

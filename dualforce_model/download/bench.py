@@ -18,7 +18,7 @@ import numpy as np
 from dualforce_model.download.config import DownloadConfig
 from dualforce_model.download.estimate import estimate
 from dualforce_model.download.failures import Failure
-from dualforce_model.download.fetch import FetchFailed, Session
+from dualforce_model.download.fetch import FetchError, Session
 from dualforce_model.download.lists import read_lists
 from dualforce_model.download.manners import Manners
 from dualforce_model.download.schedule import work_off
@@ -72,7 +72,7 @@ def fetch_files(folder: Path, clip: bytes, files: int, faults: bool) -> dict[str
         local.session = getattr(local, "session", None) or Session(config)
         try:
             return local.session.fetch(manifest.videos[index], "bench", folder / "videos").path.name, None
-        except FetchFailed as error:
+        except FetchError as error:
             kinds[error.failure.kind] += 1
             return "", error.failure
 

@@ -62,7 +62,8 @@ def estimate(
         "hours": {"download": round(max(gib * 2**30 / line, videos * config.pause_s) / 3600, 3)}
         | {stage: round(work * seconds / cores / 3600, 3) for stage, (work, _) in rates.items()},
         "assumed": [
-            f"videos no longer than their last clip's end (a whole one {UNKNOWN_S:.0f} s), at most {config.max_height} pixels high",
+            f"videos no longer than their last clip's end (a whole one {UNKNOWN_S:.0f} s)",
+            f"pictures at most {config.max_height} pixels high",
             f"{', '.join(f'{rate:g} Mbit/s at {height}' for height, rate in sorted(MBITS.items()))}",
             f"a line of {line_mbit:g} Mbit/s, {cores} cores, every listed clip obtained and accepted",
         ],

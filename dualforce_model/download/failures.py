@@ -48,14 +48,15 @@ MESSAGES: tuple[tuple[str, str], ...] = (
     ("not_a_video", r"unsupported url|is not a valid url|no video could be found|unable to extract"),
     (
         "gone",
-        r"video unavailable|video (is )?(no longer|not) available|been removed|does not exist|been terminated|copyright"
-        r"|account.{0,40}(closed|suspended)|deleted|violat|error 404|error 410|not found",
+        r"video unavailable|video (is )?(no longer|not) available|been removed|does not exist|been terminated|deleted",
     ),
+    ("gone", r"copyright|account.{0,40}(closed|suspended)|violat|error 404|error 410|not found"),
     (
         "network",
-        r"timed? ?out|connection|network|unreachable|getaddrinfo|name or service|name resolution|resolve|bytes read|more expected|ssl"
-        r"|tls|certificate|proxy|remote end|giving up|download.{0,10}too short|did not get any data|expected \d+ bytes|http error 5\d\d",
+        r"timed? ?out|connection|network|unreachable|getaddrinfo|name or service|name resolution|resolve|remote end",
     ),
+    ("network", r"bytes read|more expected|expected \d+ bytes|download.{0,10}too short|did not get any data|giving up"),
+    ("network", r"ssl|tls|certificate|proxy|http error 5\d\d"),
 )
 _MESSAGES = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in MESSAGES)
 _STATED = re.compile(r"HTTP Error (\d{3})", re.IGNORECASE)

@@ -35,14 +35,14 @@ class Fetched:
     bytes_fetched: int
 
 
-class FetchFailed(Exception):
+class FetchError(Exception):
     """One attempt failed; `failure` says how."""
 
     def __init__(self, failure: Failure):
         super().__init__(failure.message)
         self.failure = failure
 
-    def __reduce__(self) -> tuple[type[FetchFailed], tuple[Failure]]:
+    def __reduce__(self) -> tuple[type[FetchError], tuple[Failure]]:
         return type(self), (self.failure,)
 
 
@@ -60,7 +60,7 @@ class Session:
     def fetch(self, video: ListedVideo, identity: str, folder: Path) -> Fetched:
         """One attempt: `video` into `folder` as `<key>.<ext>` and, last, `<key>.json`; goes on where a killed one stopped.
 
-        Raises FetchFailed with the class of what went wrong, and OSError when the disk is full.
+        Raises FetchError with the class of what went wrong, and OSError when the disk is full.
         """
         from yt_dlp.utils import YoutubeDLError
 
@@ -80,9 +80,9 @@ class Session:
             failure = _failure(error, downloader.refusal)
             if failure.kind == "disk":
                 raise OSError(ENOSPC, failure.message) from error
-            raise FetchFailed(replace(failure, progressed=_bytes(folder, video.key) > before)) from error
-        except FetchFailed as error:  # a cap
-            raise FetchFailed(replace(error.failure, progressed=_bytes(folder, video.key) > before)) from error
+            raise FetchError(replace(failure, progressed=_bytes(folder, video.key) > before)) from error
+        except FetchError as error:  # a cap
+            raise FetchError(replace(error.failure, progressed=_bytes(folder, video.key) > before)) from error
         finally:
             downloader.close_responses()
         return _finish(video, identity, folder, info, _bytes(folder, video.key) - before)
@@ -153,14 +153,14 @@ def _finish(video: ListedVideo, identity: str, folder: Path, info: dict[str, Any
     if len(found) != 1:
         names = ", ".join(sorted(p.name for p in found)) or "nothing"
         discard(folder, video.key)
-        raise FetchFailed(Failure("unknown", f"yt-dlp reported success and left {names}"))
+        raise FetchError(Failure("unknown", f"yt-dlp reported success and left {names}"))
     (path,) = found
     try:
         facts = probe(path)
     except BadInput as error:
         path.unlink()  # the next attempt must not take it for a finished file
         kind = "not_a_video" if error.reason in ("not_a_video", "no_video_stream") else "damaged"
-        raise FetchFailed(Failure(kind, f"what came is no whole video: {error}")) from error
+        raise FetchError(Failure(kind, f"what came is no whole video: {error}")) from error
     sidecar = folder / f"{video.key}.json"
     write_json(
         sidecar,
@@ -198,15 +198,15 @@ def _bytes(folder: Path, key: str) -> int:
 
 
 def _acceptable(info: dict[str, Any] | None, config: DownloadConfig) -> None:
-    """Raise FetchFailed for what should not even be begun."""
+    """Raise FetchError for what should not even be begun."""
     if not info or info.get("_type", "video") != "video" or "entries" in info:
-        raise FetchFailed(
+        raise FetchError(
             Failure("not_a_video", "the link leads to a list of videos or a page without one, not to one video")
         )
     if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
-        raise FetchFailed(Failure("live", "the video is a live stream or not out yet"))
+        raise FetchError(Failure("live", "the video is a live stream or not out yet"))
     if (info.get("duration") or 0) > config.max_hours * 3600:
-        raise FetchFailed(
+        raise FetchError(
             Failure("too_long", f"{info['duration'] / 3600:.1f} h is more than max_hours = {config.max_hours:g}")
         )
     size = sum(f.get("filesize") or f.get("filesize_approx") or 0 for f in info.get("requested_formats") or [info])
@@ -215,7 +215,7 @@ def _acceptable(info: dict[str, Any] | None, config: DownloadConfig) -> None:
 
 def _within(size: int, config: DownloadConfig) -> None:
     if size > config.max_mib << 20:
-        raise FetchFailed(Failure("too_large", f"{size >> 20} MiB is more than max_mib = {config.max_mib}"))
+        raise FetchError(Failure("too_large", f"{size >> 20} MiB is more than max_mib = {config.max_mib}"))
 
 
 def _room(folder: Path, config: DownloadConfig) -> None:
@@ -230,9 +230,9 @@ def _caps(config: DownloadConfig, stop: threading.Event) -> Callable[[dict[str, 
     def check(status: dict[str, Any]) -> None:
         _within(max(status.get("downloaded_bytes") or 0, status.get("total_bytes") or 0), config)
         if stop.is_set():
-            raise FetchFailed(Failure("network", "the run was stopped; the next one goes on from here"))
+            raise FetchError(Failure("network", "the run was stopped; the next one goes on from here"))
         if time.monotonic() - begun > config.video_timeout_s:
-            raise FetchFailed(Failure("too_slow", f"not finished after video_timeout_s = {config.video_timeout_s:g}"))
+            raise FetchError(Failure("too_slow", f"not finished after video_timeout_s = {config.video_timeout_s:g}"))
 
     return check
 

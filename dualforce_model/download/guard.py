@@ -18,7 +18,6 @@ from yt_dlp import YoutubeDL
 from yt_dlp.networking import _urllib as plain
 from yt_dlp.networking.exceptions import HTTPError, RequestError
 
-
 FILES = (".mp4", ".mov", ".mkv", ".webm", ".m4v", ".avi", ".mpg", ".mpeg", ".ts")  # links to these are no pages
 LOOK = 1024  # bytes; yt-dlp decides by the first 512
 
@@ -86,7 +85,7 @@ class GuardedDownloader(YoutubeDL):
         self._looking = False
         super().__init__(params)
 
-    def build_request_director(self, handlers: Any, preferences: Any = None) -> Any:  # noqa: ARG002
+    def build_request_director(self, handlers: Any, preferences: Any = None) -> Any:
         return super().build_request_director([_handler(self)])
 
     @contextlib.contextmanager

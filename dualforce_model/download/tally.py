@@ -18,12 +18,12 @@ Fate = tuple[str, float]  # (reason, "" when obtained; seconds, 0 when not known
 class _Count:
     expected: float = 0
     obtained: float = 0
-    lost: Counter[str] = field(default_factory=Counter)
+    lost: dict[str, float] = field(default_factory=dict)
 
     def add(self, reason: str, amount: float = 1) -> None:
         self.expected += amount
         if reason:
-            self.lost[reason] += amount  # type: ignore[assignment]  (hours are counted as well as pieces)
+            self.lost[reason] = self.lost.get(reason, 0) + amount
         else:
             self.obtained += amount
 

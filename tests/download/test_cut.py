@@ -59,7 +59,9 @@ def test_frame_numbers_begin_and_end_with_the_very_frame_at_any_rate(counting, f
     first, last = 101, 160
     cut = cut_of(ListedClip("a", "p", Span(first / fps, (last + 1) / fps, frames=True)), probe(path))
     found = shown(path, cut)
-    assert (found[0], found[-1]) == (first, last) if fps <= 25 else (found[0] == first and last - 1 <= found[-1] <= last)
+    assert (
+        (found[0], found[-1]) == (first, last) if fps <= 25 else (found[0] == first and last - 1 <= found[-1] <= last)
+    )
     assert len(found) == int((last + 1 - first) / fps * 25 + 0.5)
     assert found == sorted(found)
 
@@ -71,7 +73,13 @@ def test_other_rates_than_the_list_says_keep_the_instants(counting):
     assert found == list(range(100, 200, 2))
 
 
-REAL = ("good_hdtf_aoc_512_25", "good_lp_s18_1280x720_30", "good_latentsync_1080x1920_hevc", "noaudio_echomimic_a_512_24", "good_retalk1_700_30")
+REAL = (
+    "good_hdtf_aoc_512_25",
+    "good_lp_s18_1280x720_30",
+    "good_latentsync_1080x1920_hevc",
+    "noaudio_echomimic_a_512_24",
+    "good_retalk1_700_30",
+)
 
 
 @pytest.mark.parametrize("name", REAL)

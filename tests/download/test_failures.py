@@ -86,7 +86,7 @@ def test_types(error, kind):
         ("Video unavailable", "gone"),
         ("Video unavailable. This video has been removed by the uploader", "gone"),
         (
-            "Video unavailable. This video is no longer available because the YouTube account associated with this video has been terminated.",
+            "Video unavailable. This video is no longer available because the YouTube account has been terminated.",
             "gone",
         ),
         ("Video unavailable. This video contains content from UMG, who has blocked it on copyright grounds", "gone"),
@@ -97,7 +97,7 @@ def test_types(error, kind):
             "region",
         ),
         (
-            "Sign in to confirm your age. This video may be inappropriate for some users. Use --cookies-from-browser or --cookies",
+            "Sign in to confirm your age. This video may be inappropriate for some users. Use --cookies",
             "age",
         ),
         (
@@ -105,7 +105,7 @@ def test_types(error, kind):
             "throttled",
         ),
         (
-            "Video unavailable. This content isn't available, try again later. The current session has been rate-limited by YouTube",
+            "Video unavailable. The current session has been rate-limited by YouTube, try again later",
             "throttled",
         ),
         ("This video is only available for registered users. Use --cookies", "sign_in"),

@@ -9,7 +9,7 @@ import pytest
 from host import Fault, Host
 
 from dualforce_model.download.config import DownloadConfig
-from dualforce_model.download.fetch import FetchFailed, Session, kept, options
+from dualforce_model.download.fetch import FetchError, Session, kept, options
 from dualforce_model.download.listed import ListedVideo
 from dualforce_model.store import digest_bytes
 
@@ -45,7 +45,7 @@ def get(host, tmp_path):
 
 
 def failure(get, *arguments, **settings):
-    with pytest.raises(FetchFailed) as caught:
+    with pytest.raises(FetchError) as caught:
         get(*arguments, **settings)
     return caught.value.failure
 

@@ -84,7 +84,8 @@ def test_every_flaw_of_an_hdtf_list_is_a_problem_and_the_rest_is_read(tmp_path):
         tmp_path,
         video_url="\ufeffA https://youtu.be/aaaaaaaaaaa?t=3\r\nB https://www.youtube.com/watch?v=bbbbbbbbbbb&t=6s \r\n\r\n"
         "C not-a-link\nD\nB https://www.youtube.com/watch?v=ccccccccccc\nE https://www.youtube.com/watch?v=eeeeeeeeeee\n",
-        annotion_time="A.mp4 00:05-00:10 1:00:02-1:00:09 \nB.mp4 00:09-00:03 xx:10-00:20 00:01-00:02\nF.mp4 00:01-00:02 00:03-00:04\n",
+        annotion_time="A.mp4 00:05-00:10 1:00:02-1:00:09 \nB.mp4 00:09-00:03 xx:10-00:20 00:01-00:02\n"
+        "F.mp4 00:01-00:02 00:03-00:04\n",
         crop_wh="A_0.mp4 10 100 20 100\nA_1.mp4 1 2 3\nZ_0.mp4 1 2 3 4\nB_2.mp4 5 50 5 50\n",
         resolution="A.mp4 720\nB.mp4 0\n",
     )
@@ -132,7 +133,7 @@ def test_celebv_hq_form_and_its_flaws(tmp_path):
     good = {
         "ytb_id": "aaaaaaaaaaa",
         "duration": {"start_sec": 1, "end_sec": 4.5},
-        "bbox": dict(top=0, bottom=1, left=0.2, right=0.7),
+        "bbox": {"top": 0, "bottom": 1, "left": 0.2, "right": 0.7},
     }
     clips = {
         "aaaaaaaaaaa_0": good,
@@ -140,7 +141,7 @@ def test_celebv_hq_form_and_its_flaws(tmp_path):
         "upside_down": {
             **good,
             "duration": {"start_sec": 7, "end_sec": 8},
-            "bbox": dict(top=0.9, bottom=0.1, left=0, right=1),
+            "bbox": {"top": 0.9, "bottom": 0.1, "left": 0, "right": 1},
         },
         "backwards": {**good, "duration": {"start_sec": 4, "end_sec": 1}},
         "no_time": {**good, "duration": {}},

@@ -88,7 +88,15 @@ def test_each_class_of_failure_is_a_row_and_dead_ones_are_left_alone_until_asked
     host.files["/v06.mp4"] = b"<html></html>"
     run = run_of(tmp_path / "run", links, host.name, retries=1)
     rows = do(run)
-    bad = {"v00": "gone", "v01": "gone", "v02": "sign_in", "v03": "region", "v04": "throttled", "v05": "forbidden", "v06": "not_a_video"}
+    bad = {
+        "v00": "gone",
+        "v01": "gone",
+        "v02": "sign_in",
+        "v03": "region",
+        "v04": "throttled",
+        "v05": "forbidden",
+        "v06": "not_a_video",
+    }
     assert verdicts(rows) == dict.fromkeys(KEYS, "accepted") | bad
     assert {row["source_id"] for row in rows if row["retry"]} == {"v04", "v05"}
     do(run, "source")
@@ -145,7 +153,13 @@ def in_the_middle(folder, wanted):
 
 def test_a_kill_loses_nothing_and_fetches_nothing_twice(host, links, clip, tmp_path):
     """SIGKILL at several moments; then the files are those of an undisturbed run and few bytes came twice."""
-    arguments = {"folder": str(tmp_path / "run"), "links": str(links), "host": host.name, "rate_limit_kib": 512, "concurrent": 2}
+    arguments = {
+        "folder": str(tmp_path / "run"),
+        "links": str(links),
+        "host": host.name,
+        "rate_limit_kib": 512,
+        "concurrent": 2,
+    }
     command = [sys.executable, str(ROOT / "tests" / "support" / "fetching.py"), json.dumps(arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parts, rests = [], []
@@ -162,7 +176,9 @@ def test_a_kill_loses_nothing_and_fetches_nothing_twice(host, links, clip, tmp_p
     run = run_of(tmp_path / "run", links, host.name)
     rows = do(run)
     assert verdicts(rows) == dict.fromkeys(KEYS, "accepted")
-    assert {p.name for p in (run.dir / "downloads" / "links").iterdir()} == {f"{k}.{e}" for k in KEYS for e in ("mp4", "json")}
+    assert {p.name for p in (run.dir / "downloads" / "links").iterdir()} == {
+        f"{k}.{e}" for k in KEYS for e in ("mp4", "json")
+    }
     assert all((run.dir / f"downloads/links/{key}.mp4").read_bytes() == clip for key in KEYS)
     assert any(parts), "no kill came in the middle of a file"
     for left, begin, end in zip(parts, rests, [*rests[1:], len(host.requests)], strict=True):
@@ -197,15 +213,28 @@ def test_a_denied_id_is_not_fetched_and_forget_removes_what_is_there(host, links
     do(run, "source")
     (source,) = (r for r in ledger.read(run.dir, "source").to_dict("records") if r["source"].startswith("links/v03/"))
     clip_id = f"{source['source_id']}-s0t0"
-    made = [f"clips/{clip_id}.mp4", f"clips/{clip_id}.json", f"features/flame/{clip_id}.safetensors", f"samples/{clip_id}.mp4"]
-    for name in [*made, "clips/v033-s0t0.mp4", "report/index.html", "downloads/links/v03.mp4.part", "checkpoints/abc/x"]:
+    made = [
+        f"clips/{clip_id}.mp4",
+        f"clips/{clip_id}.json",
+        f"features/flame/{clip_id}.safetensors",
+        f"samples/{clip_id}.mp4",
+    ]
+    for name in [
+        *made,
+        "clips/v033-s0t0.mp4",
+        "report/index.html",
+        "downloads/links/v03.mp4.part",
+        "checkpoints/abc/x",
+    ]:
         (run.dir / name).parent.mkdir(parents=True, exist_ok=True)
         (run.dir / name).write_bytes(b"x")
     row = {**source, "clip_id": clip_id, "files": "[]", "stage": "face_crop"}
     ledger.write_part(run.dir, "face_crop", 0, [{k: v for k, v in row.items() if k in ledger.COLUMNS}])
 
     found = forget(run, ["v03"])
-    assert set(made) | {"downloads/links/v03.mp4", "downloads/links/v03.json", "downloads/links/v03.mp4.part"} <= set(found["files"])
+    assert set(made) | {"downloads/links/v03.mp4", "downloads/links/v03.json", "downloads/links/v03.mp4.part"} <= set(
+        found["files"]
+    )
     assert not any((run.dir / name).exists() for name in found["files"])
     assert (run.dir / "clips/v033-s0t0.mp4").exists()
     assert found["rows"] == {"download": 1, "source": 1, "face_crop": 1}
@@ -232,9 +261,17 @@ def test_a_deny_list_of_the_config_is_taken_over_at_once(host, links, tmp_path):
 
 
 def test_denied_clips_reach_no_training_window(tmp_path):
-    columns = {name: "x" for name in dataset.FEATURES}
+    columns = dict.fromkeys(dataset.FEATURES, "x")
     rows = [
-        {"clip_id": f"{key}-s0t0", "source_id": key, "source": f"hdtf/{key}/a", "split": "train", "frames": 9, "latents": 3, **columns}
+        {
+            "clip_id": f"{key}-s0t0",
+            "source_id": key,
+            "source": f"hdtf/{key}/a",
+            "split": "train",
+            "frames": 9,
+            "latents": 3,
+            **columns,
+        }
         for key in ("aa", "bb")
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "metadata.parquet")
@@ -268,3 +305,23 @@ def test_no_lists_no_download(tmp_path):
         do(run)
     assert isinstance(open_run(run.dir), Run)
     assert Failure("network", "").passing
+
+
+def test_five_hundred_small_files_with_faults_are_all_obtained_and_counted(shared_data, tmp_path):
+    small = (shared_data / "clips" / "bad_noface_7frames_2fps.mp4").read_bytes()
+    names = [f"n{n:03d}" for n in range(500)]
+    faults = [Fault(status=503), Fault(cut_after=2000), Fault(status=500), Fault(status=429), Fault(length=-1500)]
+    with Host() as host:
+        host.files |= {f"/{name}.mp4": small for name in names}
+        for n, name in enumerate(names[::20]):
+            host.faults[f"/{name}.mp4"] = [Fault(), faults[n % len(faults)]]
+        path = tmp_path / "links.txt"
+        path.write_text("".join(f"{name} {host.url(f'/{name}.mp4')}\n" for name in names))
+        run = run_of(tmp_path / "run", path, host.name)
+        rows = do(run)
+        transfers = Counter(request.path for request in host.requests if not request.look)
+    assert verdicts(rows) == dict.fromkeys(names, "accepted")
+    assert counts(run)["videos"] == {"expected": 500, "obtained": 500, "lost": {}}
+    files = {p.stem: p.read_bytes() for p in (run.dir / "downloads" / "links").glob("*.mp4")}
+    assert files == dict.fromkeys(names, small)
+    assert transfers == {f"/{name}.mp4": 2 if name in names[::20] else 1 for name in names}

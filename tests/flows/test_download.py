@@ -10,7 +10,17 @@ from chain import call, command
 from host import Fault, Host
 from prefect.client.orchestration import get_client
 
-STAGES = ("download", "source", "face_crop", "quality", "video_latents", "struct_latents", "flame", "audio_features", "reference")
+STAGES = (
+    "download",
+    "source",
+    "face_crop",
+    "quality",
+    "video_latents",
+    "struct_latents",
+    "flame",
+    "audio_features",
+    "reference",
+)
 ONLY = [part for stage in (*STAGES, "metadata") for part in ("--only", stage)]
 
 
@@ -51,7 +61,11 @@ def test_from_the_list_to_the_metadata_and_out_again(hdtf, prefect_server, tmp_p
     (entry,) = json.loads((run_dir / "download.json").read_text())["entries"]
     assert entry["videos"] == {"expected": 3, "obtained": 2, "lost": {"gone": 1}}
     assert entry["clips"] == {"expected": 4, "obtained": 3, "lost": {"gone": 1}}
-    assert entry["hours"] == {"expected": round(13 / 3600, 4), "obtained": round(9 / 3600, 4), "lost": {"gone": round(4 / 3600, 4)}}
+    assert entry["hours"] == {
+        "expected": round(13 / 3600, 4),
+        "obtained": round(9 / 3600, 4),
+        "lost": {"gone": round(4 / 3600, 4)},
+    }
     assert entry["persons"] == {"expected": 3, "obtained": 2, "lost": {"gone": 1}}
     assert entry["list_problems"] == {"list_no_crop": 1}
 
@@ -66,7 +80,7 @@ def test_from_the_list_to_the_metadata_and_out_again(hdtf, prefect_server, tmp_p
 
     with get_client(sync_client=True) as client:
         shown = [artifact for artifact in client.read_artifacts() if artifact.key == "expected-obtained"]
-    assert json.loads(shown[-1].data)[0]["clips"] == "3 of 4"
+    assert json.loads(max(shown, key=lambda artifact: artifact.created).data)[0]["clips"] == "3 of 4"
     page = (run_dir / "report" / "index.html").read_text()
     assert "Expected and obtained" in page
     assert "CC BY 4.0" in page
@@ -82,11 +96,14 @@ def test_from_the_list_to_the_metadata_and_out_again(hdtf, prefect_server, tmp_p
 
     said = json.loads(call(command("forget", run_dir, "Lee0_1", "--json")))
     assert said["rows"]["source"] == said["rows"]["metadata"] == said["dataset_rows"] == 1
-    assert not [path for path in run_dir.rglob(f"*{lee['Lee0_1']}*")]
+    assert not list(run_dir.rglob(f"*{lee['Lee0_1']}*"))
     assert (run_dir / "clips" / f"{lee['Lee0_0']}.mp4").exists()
     assert len(list((run_dir / "downloads" / "hdtf").glob("*.mp4"))) == 2  # other clips are of it
     call(arguments(hdtf, run_dir))
-    assert {row.source.rpartition("/")[2] for row in pd.read_parquet(run_dir / "metadata.parquet").itertuples()} == {"May0_0", "Lee0_0"}
+    assert {row.source.rpartition("/")[2] for row in pd.read_parquet(run_dir / "metadata.parquet").itertuples()} == {
+        "May0_0",
+        "Lee0_0",
+    }
     (entry,) = json.loads((run_dir / "download.json").read_text())["entries"]
     assert entry["clips"]["lost"] == {"denied": 1, "gone": 1}
 
