@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -26,7 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console()
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. quality.min_face_px=120.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. quality.min_face_px=120.")
+]
 RunDir = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
 
@@ -48,15 +50,23 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command(epilog="Examples:  \n`dualforce run demo --input videos --run-dir runs/mine`  \n`dualforce run runs/mine --only audio_features --set audio_features.mels=64`")
+@app.command(
+    epilog="Examples:  \n`dualforce run demo --input videos --run-dir runs/mine`  \n"
+    "`dualforce run runs/mine --only audio_features --set audio_features.mels=64`"
+)
 def run(
     config: Annotated[str, typer.Argument(help="A YAML file, a shipped config (demo, local), or a run folder.")],
-    input_dir: Annotated[Optional[Path], typer.Option("--input", help="Folder with videos.")] = None,
-    run_dir: Annotated[Optional[Path], typer.Option(help="Where results go. Default: runs/<config name>.")] = None,
-    from_stage: Annotated[Optional[str], typer.Option("--from", metavar="STAGE", help="Start at this stage.")] = None,
-    only: Annotated[Optional[list[str]], typer.Option(metavar="STAGE", help="Run only this stage (may be repeated).")] = None,
+    input_dir: Annotated[Path | None, typer.Option("--input", help="Folder with videos.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where results go. Default: runs/<config name>.")] = None,
+    from_stage: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Start at this stage.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Run only this stage (may be repeated).")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Do again what is valid.")] = False,
-    retry_failed: Annotated[Optional[list[str]], typer.Option(metavar="CLASS", help="Try failed downloads of this class again (gone, private, …, all).")] = None,
+    retry_failed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Try failed downloads of this class again (gone, private, …, all)."),
+    ] = None,
     set_: Set = [],  # noqa: B006
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log.")] = False,
 ) -> None:
@@ -95,7 +105,8 @@ def _run(
 
 @app.command()
 def status(
-    run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="Print `stages` and `clips` as JSON.")] = False
+    run_dir: RunDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print `stages` and `clips` as JSON.")] = False,
 ) -> None:
     """Show what became of every clip: counts per stage, reasons, what was reused."""
     from tasks.run import open_run
@@ -169,7 +180,7 @@ def demo_clips(folder: Annotated[Path, typer.Argument(help="Where the clips go."
 @app.command()
 def demo(
     run_dir: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs/demo"),
-    input_dir: Annotated[Optional[Path], typer.Option("--input", help="Your own videos instead of rendered ones.")] = None,
+    input_dir: Annotated[Path | None, typer.Option("--input", help="Your own videos instead of rendered ones.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
     """Run the whole chain on rendered clips (or your own) and check itself."""
@@ -186,24 +197,35 @@ def demo(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog="Example:  \n`dualforce generate --checkpoint runs/demo/checkpoints/… --image me.jpg --audio hello.wav -o me.mp4`"
+)
 def generate(
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint folder of the training stage.")],
-    image: Annotated[Path, typer.Option(help="A picture with one face.")],
-    audio: Annotated[Path, typer.Option(help="Speech, any format.")],
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint folder, or the folder that holds them.")],
+    image: Annotated[Path, typer.Option(help="A picture with one face, any format and size.")],
+    audio: Annotated[Path, typer.Option(help="Speech, any format and rate.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("out.mp4"),
-    steps: Annotated[Optional[int], typer.Option(help="Denoising steps per latent frame.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Same seed, same video.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps per latent frame.")] = None,
+    guidance_audio: Annotated[float | None, typer.Option(help="Above 1: follow the sound more strictly.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same video.")] = None,
+    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Any key of GenerateConfig.")] = [],  # noqa: B006
 ) -> None:
     """Generate a video from one picture and a voice."""
-    from flows.demo import generate_clip
+    from dualforce_model.config import load
+    from dualforce_model.generate import GenerateConfig
+    from dualforce_model.generate.render import generate as render
 
-    generate_clip(checkpoint, image, audio, output, steps, seed)
-    console.print(str(output), soft_wrap=True)
+    short = {"steps": steps, "guidance_audio": guidance_audio, "seed": seed}
+    changes = [*set_, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    made = render(checkpoint, image, audio, output, load(GenerateConfig, None, changes))
+    console.print(f"{made.path}: {made.seconds:.2f} s", soft_wrap=True)
 
 
 @app.command()
-def up(port: int = server.PORT, host: Annotated[str, typer.Option(help="Bind beyond this machine only on purpose.")] = server.HOST) -> None:
+def up(
+    port: int = server.PORT,
+    host: Annotated[str, typer.Option(help="Bind beyond this machine only on purpose.")] = server.HOST,
+) -> None:
     """Start the Prefect server with its dashboard, on this machine only, until Ctrl-C."""
     if server.healthy(server.url(port, host)):
         console.print(f"a server already answers: dashboard http://{host}:{port}")
@@ -212,7 +234,9 @@ def up(port: int = server.PORT, host: Annotated[str, typer.Option(help="Bind bey
         process = server.start(port, host)
     except RuntimeError as error:
         raise ConfigError(str(error)) from error
-    console.print(f"[bold]dashboard http://{host}:{port}[/]   export PREFECT_API_URL={server.url(port, host)}", soft_wrap=True)
+    console.print(
+        f"[bold]dashboard http://{host}:{port}[/]   export PREFECT_API_URL={server.url(port, host)}", soft_wrap=True
+    )
     try:
         raise typer.Exit(process.wait())
     except KeyboardInterrupt:
@@ -262,7 +286,7 @@ app.add_typer(bench, name="bench")
 @bench.command("data")
 def bench_data(
     input_dir: Annotated[Path, typer.Option("--input", help="Folder with videos.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (the only format).")] = True,  # noqa: ARG001
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (the only format).")] = True,
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Time stages 2 to 5 (face crop to metadata) on a folder of videos, in a run folder of its own."""

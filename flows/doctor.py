@@ -16,7 +16,7 @@ PACKAGES = {
     "torch": "training and generation",
     "accelerate": "launching training",
     "mediapipe": "faces, struct and FLAME backends `mediapipe`",
-    "av": "reading and writing video",
+    "av": "reading and writing video (brings FFmpeg along)",
     "insightface": "faces backend with weights, demo clips",
     "transformers": "HuBERT and UMT5 backends",
     "diffusers": "Wan VAE backend",
@@ -31,7 +31,6 @@ def examine() -> list[dict[str, Any]]:
             rows.append(_row(name, True, True, f"{importlib.metadata.version(name)}, for {purpose}"))
         except importlib.metadata.PackageNotFoundError:
             rows.append(_row(name, False, True, f"for {purpose}; pip install -c constraints.txt -e ."))
-    rows.append(_ffmpeg())
     rows.append(_gpu())
     rows.append(_row("weights", True, False, "none needed: every stage has an embedded backend"))
     free = shutil.disk_usage(Path.cwd()).free / 2**30
@@ -45,15 +44,6 @@ def examine() -> list[dict[str, Any]]:
 
 def _row(what: str, ok: bool, needed: bool, detail: str) -> dict[str, Any]:
     return {"what": what, "ok": ok, "needed": needed, "detail": detail}
-
-
-def _ffmpeg() -> dict[str, Any]:
-    from dualforce_model.media import ffmpeg_path
-
-    try:
-        return _row("ffmpeg", True, True, str(ffmpeg_path()))
-    except (ImportError, RuntimeError) as error:
-        return _row("ffmpeg", False, True, str(error))
 
 
 def _gpu() -> dict[str, Any]:

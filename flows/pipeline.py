@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -74,7 +75,7 @@ def pipeline(
             with ThreadPoolExecutor(max_workers=max(1, len(names))) as threads:
                 # each thread takes along the flow run it belongs to
                 running = {
-                    name: threads.submit(copy_context().run, FLOWS[name], run_dir=str(run.dir), force=force)
+                    name: threads.submit(copy_context().run, partial(FLOWS[name], run_dir=str(run.dir), force=force))
                     for name in names
                 }
             counts |= {name: future.result() for name, future in running.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefect import Flow, flow
 from prefect.runtime import flow_run
@@ -12,6 +13,7 @@ from flows.settings import prepare
 from tasks.config import STAGES
 from tasks.run_stage import run_stage
 
+StageFlow = Flow[Any, dict[str, int]]
 PARAMETERS = """
 
     Args:
@@ -28,7 +30,7 @@ def run_name() -> str:
     return f"{Path(flow_run.parameters.get('run_dir') or 'run').name}-{flow_run.flow_name}"
 
 
-def _stage(name: str, what: str) -> Flow:
+def _stage(name: str, what: str) -> StageFlow:
     def stage(
         run_dir: str,
         config: str | None = None,
@@ -40,9 +42,12 @@ def _stage(name: str, what: str) -> Flow:
 
     stage.__name__ = stage.__qualname__ = name
     stage.__doc__ = what + PARAMETERS  # the dashboard's form shows it
-    # two shards at a time: the second fills the workers while the first waits for its last item
-    runner = ThreadPoolTaskRunner(max_workers=2)
-    return flow(stage, name=name.replace("_", "-"), flow_run_name=run_name, task_runner=runner, persist_result=False)
+    return flow(
+        name=name.replace("_", "-"),
+        flow_run_name=run_name,
+        task_runner=ThreadPoolTaskRunner(max_workers=2),  # the second shard fills the workers while the first ends
+        persist_result=False,
+    )(stage)
 
 
 download = _stage("download", "Fetch the videos of the datasets' lists, politely and without losing count.")
@@ -58,4 +63,4 @@ metadata = _stage("metadata", "Validate all features, split by identity, compute
 train = _stage("train", "Train on the dataset of the run folder; a killed run resumes at its last checkpoint.")
 generate = _stage("generate", "Generate a sample from the checkpoint: reference picture and sound in, video out.")
 
-FLOWS: dict[str, Flow] = {name: globals()[name] for name in STAGES}
+FLOWS: dict[str, StageFlow] = {name: globals()[name] for name in STAGES}

@@ -26,7 +26,19 @@ class SourceConfig:
     """Where videos come from."""
 
     input: Path | None = None  # folder with videos, any tree
-    suffixes: tuple[str, ...] = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v", ".ts", ".wmv", ".flv")
+    suffixes: tuple[str, ...] = (
+        ".mp4",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".m4v",
+        ".ts",
+        ".wmv",
+        ".flv",
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,6 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
-
 
 
 STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "metadata", "train", "generate")

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dualforce_model import config as configs
 from dualforce_model.features import FEATURES
 from dualforce_model.media import Clip
 from dualforce_model.store import identity, intact, write_tensors
@@ -18,17 +17,22 @@ def plan(feature: str, run: Run) -> list[Item]:
     """One item per accepted clip."""
     spec = FEATURES[feature]
     config = getattr(run.config, feature)
-    settings = configs.to_dict(config)
+    settings, weights = spec.settings(config), spec.weights_of(config)
     cropped = dict(upstream(run, "face_crop")[["clip_id", "identity"]].itertuples(index=False))
     rows = upstream(run, "quality")
     rows = rows[rows["clip_id"].isin(cropped.keys())]
 
     def mine(row: Any) -> str:
         return identity(
-            stage=feature, version=spec.version, config=settings, clip=cropped[row.clip_id], clip_id=row.clip_id
+            stage=feature,
+            version=spec.version_of(config),
+            config=settings,
+            weights=weights,
+            clip=cropped[row.clip_id],
+            clip_id=row.clip_id,
         )
 
-    return clip_items(rows, mine, config=config)
+    return clip_items(rows, mine, config=config, weights=weights)
 
 
 def work(feature: str, item: Item, run_dir: Path, reuse: bool) -> list[Row]:
@@ -42,8 +46,9 @@ def work(feature: str, item: Item, run_dir: Path, reuse: bool) -> list[Row]:
             "clip_id": item.clip_id,
             "feature": feature,
             "backend": config.backend,
-            "version": spec.version,
-            "config": configs.to_dict(config),
+            "version": spec.version_of(config),
+            "weights": item.payload["weights"],
+            "config": spec.settings(config),
             "statistics": spec.statistics(tensors),
         }
         write_tensors(run_dir / name, tensors, provenance)

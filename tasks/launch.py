@@ -69,7 +69,7 @@ def _forward_sigterm(job: subprocess.Popen[str]) -> Iterator[None]:
         yield  # Python lets only the main thread handle signals; there `_end` asks the group to stop
         return
 
-    def forward(sign: int, frame: object) -> None:  # noqa: ARG001
+    def forward(sign: int, frame: object) -> None:
         os.killpg(job.pid, signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, forward)

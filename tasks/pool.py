@@ -57,8 +57,7 @@ class Pool:
             done, _ = wait(pending, timeout=timeout, return_when="FIRST_COMPLETED")
             if not done:
                 self._stop(executor)
-                for index in sorted(pending.values()):
-                    suspects.append(index)
+                suspects += pending.values()
                 pending.clear()
             for future in done:
                 index = pending.pop(future)

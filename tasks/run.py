@@ -129,5 +129,3 @@ def lock(run_dir: Path) -> Iterator[None]:
             del _held[run_dir]
     finally:
         os.close(handle)
-
-

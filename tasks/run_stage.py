@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
@@ -21,7 +22,7 @@ from tasks.stage import Item
 from tasks.stages import STAGES
 
 
-def _worth_a_retry(task: Any, run: Any, state: Any) -> bool:  # noqa: ARG001  (Prefect's signature)
+def _worth_a_retry(task: Any, run: Any, state: Any) -> bool:
     # what a person has to mend first (a full disk, a missing stage) is not mended by trying again
     return not isinstance(state.result(raise_on_failure=False), RunError)
 
@@ -48,7 +49,7 @@ def process_shard(
         percent = 100 * done // max(1, len(items))
         if percent >= shown + 5 or percent == 100 != shown:  # a call to the server each, so not for every item
             shown = percent
-            update_progress_artifact(bar, float(percent))
+            update_progress_artifact(cast("UUID", bar), float(percent))
 
     records = process(run, STAGES[stage], items, previous, force=force, log=logger.info, progress=progress)
     if stage == "quality":
@@ -72,10 +73,9 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         shards: Sequence[list[Item]] = split(run, stage.plan(run)) or [[]]
         previous = previous_records(run, stage)
         ledger.begin(run.dir, name, len(shards))
+        submit: Any = process_shard.submit  # Prefect need not look for futures inside what is marked opaque
         futures = [
-            process_shard.submit(
-                opaque(run), name, number, opaque(items), opaque(_of(previous, items)), force
-            )
+            submit(opaque(run), name, number, opaque(items), opaque(_of(previous, items)), force)
             for number, items in enumerate(shards)
         ]
         total: Counter[str] = Counter(accepted=0, rejected=0, failed=0, reused=0)
@@ -108,7 +108,9 @@ def _show(run: Run, name: str, counts: dict[str, int]) -> None:
     create_table_artifact(table, key=f"funnel-{_key(name)}", description=f"{run.config.name}: {name} in {run.dir}")
     if name in ("download", "source") and run.config.download.lists:
         came = obtained.table(obtained.count(run))
-        create_table_artifact(came, key="expected-obtained", description=f"{run.config.name}: what the lists promised, what came")
+        create_table_artifact(
+            came, key="expected-obtained", description=f"{run.config.name}: what the lists promised, what came"
+        )
 
 
 def _key(stage: str) -> str:

@@ -77,9 +77,7 @@ def process(
         results = stage.spread(run, function, [items[i] for i in todo])
     elif stage.in_workers:
         pool = shared(run.config.runner.processes)
-        results = pool.map(
-            function, [items[i] for i in todo], run.config.runner.clip_timeout_s
-        )
+        results = pool.map(function, [items[i] for i in todo], run.config.runner.clip_timeout_s)
     else:
         results = ((n, function(items[i])) for n, i in enumerate(todo))
     for n, result in results:
@@ -87,7 +85,9 @@ def process(
         records[todo[n]] = _records(run.dir, stage.name, item, result)
         for record in records[todo[n]]:
             if record["status"] != "accepted":
-                log(f"{record['clip_id'] or record['source']}: {record['status']}, {record['reason']}: {record['message']}")
+                log(
+                    f"{record['clip_id'] or record['source']}: {record['status']}, {record['reason']}: {record['message']}"
+                )
         progress(len(records))
     return [record for index in range(len(items)) for record in records[index]]
 
@@ -131,10 +131,7 @@ def _work(work: Callable[[Item, Path, bool], list[Row]], run_dir: Path, reuse: b
     except (Rejected, BadInput) as verdict:
         result = [Row("rejected" if isinstance(verdict, Rejected) else "failed", verdict.reason, str(verdict))]
     except OSError as error:
-        if error.errno in FULL:
-            result = error
-        else:
-            result = [_failed(error)]
+        result = error if error.errno in FULL else [_failed(error)]
     except Exception as error:  # noqa: BLE001  (one item must not stop thousands: it becomes a row that says why)
         result = [_failed(error)]
     if isinstance(result, list):
@@ -155,6 +152,7 @@ def _files(run_dir: Path, row: Row) -> list[tuple[str, int, str, int]]:
 
 def _records(run_dir: Path, stage: str, item: Item, result: Any) -> list[Record]:
     seconds = 0.0
+    rows: Any
     if isinstance(result, WorkerDied):
         rows = [(Row("failed", "worker_died", str(result), retry=True), [])]
     elif isinstance(result, WorkerHung):
@@ -164,7 +162,9 @@ def _records(run_dir: Path, stage: str, item: Item, result: Any) -> list[Record]
     else:
         rows, seconds = result
         if isinstance(rows, OSError):
-            raise OutputFull(f"cannot write to {run_dir}: {rows.strerror}; free some space and run again, nothing is lost")
+            raise OutputFull(
+                f"cannot write to {run_dir}: {rows.strerror}; free some space and run again, nothing is lost"
+            )
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     return [
         {
@@ -182,7 +182,10 @@ def _records(run_dir: Path, stage: str, item: Item, result: Any) -> list[Record]
             "files": json.dumps([file[:3] for file in files]),
             "bytes": sum(size for _, size, _, _ in files),
             "facts": json.dumps(row.facts, sort_keys=True),
-            **{ledger.SCORE + name: float("nan") if value is None else float(value) for name, value in row.scores.items()},
+            **{
+                ledger.SCORE + name: float("nan") if value is None else float(value)
+                for name, value in row.scores.items()
+            },
             "seconds": seconds / len(rows),
             "worker": f"{socket.gethostname()}:{os.getpid()}",
             "reused": False,

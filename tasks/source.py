@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from typing import Any, Literal
 
 from dualforce_model import media
 from dualforce_model.download import deny
@@ -57,11 +58,11 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     slug = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:40].strip("-") or "video"
     short = digest_bytes("\n".join((item.source, content)).encode())[:8]
     source_id = f"{slug}-{short}"
-    facts = {"content": content, "path": str(path)}
+    facts: dict[str, Any] = {"content": content, "path": str(path)}
     try:
         info = media.probe(path)
     except (Rejected, BadInput) as verdict:
-        status = "rejected" if isinstance(verdict, Rejected) else "failed"
+        status: Literal["rejected", "failed"] = "rejected" if isinstance(verdict, Rejected) else "failed"
         return [Row(status, verdict.reason, str(verdict), source_id=source_id, facts=facts)]
     facts |= {"probe": dataclasses.asdict(info)}
     return [Row(source_id=source_id, facts=facts)]

@@ -45,7 +45,17 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
             watch.tell("train", 0, json.loads(line)["step"], config.steps)
 
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *_accelerate(item.payload["processes"])]
-    job = ["-m", "dualforce_model.train", "--config", str(settings), "--data", str(run_dir), "--out", str(out), "--supervised"]
+    job = [
+        "-m",
+        "dualforce_model.train",
+        "--config",
+        str(settings),
+        "--data",
+        str(run_dir),
+        "--out",
+        str(out),
+        "--supervised",
+    ]
     run_job([*launcher, *job], follow)
     return [_row(run_dir, out, config)]
 
@@ -57,9 +67,13 @@ def _row(run_dir: Path, out: Path, config: TrainConfig) -> Row:
         raise RunError(f"training ended, but its checkpoint {final} is not whole: {fault}")
     names = (checkpoint.MARKER, *sorted(json.loads((final / checkpoint.MARKER).read_text(encoding="utf-8"))))
     last = log.read(out / log.NAME)[-1]
-    scores = {name: float(last[name]) for name in ("loss", "loss_video", "loss_struct") if name in last}
+    scores: dict[str, float | None] = {
+        name: float(last[name]) for name in ("loss", "loss_video", "loss_struct") if name in last
+    }
     folder_name = final.relative_to(run_dir)
-    return Row(files=tuple(str(folder_name / name) for name in names), scores=scores, facts={"folder": str(folder_name)})
+    return Row(
+        files=tuple(str(folder_name / name) for name in names), scores=scores, facts={"folder": str(folder_name)}
+    )
 
 
 def folder(run_dir: Path, item: Item) -> Path:

@@ -11,7 +11,7 @@ _listener: Listener | None = None
 
 def listen(listener: Listener | None) -> None:
     """Send all progress of this process to `listener`, from any thread; None ends it."""
-    global _listener  # noqa: PLW0603  (one process, one screen)
+    global _listener
     _listener = listener
 
 

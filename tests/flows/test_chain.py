@@ -94,7 +94,13 @@ def test_only_touches_nothing_else(run_copy, videos):
     call(run_command(videos, run_copy, "--only", "audio_features", "--force"))
     changed = {p.relative_to(run_copy).parts[:2] for p, t in before.items() if p.stat().st_mtime_ns != t}
     assert ("features", "audio_features") in changed
-    assert changed <= {("features", "audio_features"), ("ledger", "audio_features"), ("report", "index.html"), ("run.json",), (".lock",)}
+    assert changed <= {
+        ("features", "audio_features"),
+        ("ledger", "audio_features"),
+        ("report", "index.html"),
+        ("run.json",),
+        (".lock",),
+    }
 
 
 def test_refilter_changes_verdicts_and_measures_nothing(run_copy):
@@ -141,7 +147,9 @@ def test_a_run_folder_of_a_newer_version_is_left_alone(run_copy, videos):
 
 
 def test_two_runs_of_one_folder_do_not_mix(run_copy, videos):
-    first = subprocess.Popen(run_command(videos, run_copy, "--force"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        run_command(videos, run_copy, "--force"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         while first.poll() is None and not (run_copy / ".lock").read_text().startswith(f"process {first.pid} "):
             pass
@@ -149,4 +157,4 @@ def test_two_runs_of_one_folder_do_not_mix(run_copy, videos):
         assert "in use by process" in said
     finally:
         assert first.wait(300) == 0
-    assert all(row["failed"] == 0 for stage, row in status(run_copy)["stages"].items() if stage not in ("source",))
+    assert all(row["failed"] == 0 for stage, row in status(run_copy)["stages"].items() if stage != "source")

@@ -20,7 +20,9 @@ def workers(prefect_server):
     call(command("deploy"))  # safe to repeat
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     processes = [
-        subprocess.Popen(command("worker", "--pool", pool), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            command("worker", "--pool", pool), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         for pool in ("cpu", "gpu")
     ]
     yield prefect_server

@@ -17,7 +17,11 @@ def mid_write(folder: Path, pattern: str):
 
 def kill_when(arguments: list[str], moment, what: str) -> None:
     process = subprocess.Popen(
-        arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        arguments,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     end = time.monotonic() + 300
     while not moment():

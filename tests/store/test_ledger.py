@@ -9,7 +9,15 @@ from dualforce_model.store import ledger
 
 
 def row(source: str, clip: str = "", at: str = "2026-01-01T00:00:00", **more):
-    return {"source": source, "source_id": source, "clip_id": clip, "stage": "s", "status": "accepted", "finished_at": at, **more}
+    return {
+        "source": source,
+        "source_id": source,
+        "clip_id": clip,
+        "stage": "s",
+        "status": "accepted",
+        "finished_at": at,
+        **more,
+    }
 
 
 def test_rows_come_back_typed_and_ordered(tmp_path):
@@ -37,7 +45,9 @@ def test_no_row_is_lost_when_shards_move_and_the_run_dies_half_way(tmp_path):
     ledger.write_part(tmp_path, "s", 0, [row("b", "b"), row("c", "c")])
     ledger.write_part(tmp_path, "s", 1, [row("d", "d")])
     ledger.begin(tmp_path, "s", 3)
-    ledger.write_part(tmp_path, "s", 0, [row("a", "a", at="2026-01-02T00:00:00")])  # b and c left this shard; then killed
+    ledger.write_part(
+        tmp_path, "s", 0, [row("a", "a", at="2026-01-02T00:00:00")]
+    )  # b and c left this shard; then killed
     assert list(ledger.read(tmp_path, "s")["clip_id"]) == ["a", "b", "c", "d"]
     ledger.write_part(tmp_path, "s", 1, [row("b", "b", at="2026-01-03T00:00:00")])
     ledger.write_part(tmp_path, "s", 2, [row("c", "c")])

@@ -27,7 +27,9 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
 
-def run_command(clips: Path, run_dir: Path, *more: str | Path, config: str = "demo", sets: list[str] | None = None) -> list[str]:
+def run_command(
+    clips: Path, run_dir: Path, *more: str | Path, config: str = "demo", sets: list[str] | None = None
+) -> list[str]:
     pairs = [part for pair in (SMALL if sets is None else sets) for part in ("--set", pair)]
     return command("run", config, "--input", clips, "--run-dir", run_dir, *pairs, *more)
 
@@ -35,7 +37,12 @@ def run_command(clips: Path, run_dir: Path, *more: str | Path, config: str = "de
 def call(arguments: list[str], code: int = 0, cwd: Path = ROOT, env: dict[str, str] | None = None) -> str:
     """Run a command to its end; its output. Fails when the exit code is another."""
     done = subprocess.run(
-        arguments, cwd=cwd, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+        arguments,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
     )
     assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
