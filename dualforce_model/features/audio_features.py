@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from dualforce_model import timeline
 from dualforce_model.errors import BadInput
+from dualforce_model.features import hubert
 
 if TYPE_CHECKING:
     from dualforce_model.media import Clip
@@ -29,10 +30,11 @@ LOG_MEAN, LOG_STD = -10.0, 4.5
 class AudioFeaturesConfig:
     """`mels` triangular bands (Slaney's mel scale, equal area) between `low_hz` and `high_hz`."""
 
-    backend: Literal["log_mel"] = "log_mel"
+    backend: Literal["log_mel", "hubert"] = "log_mel"
     mels: int = 80
     low_hz: float = 0.0
     high_hz: float = 8000.0
+    hubert: hubert.HubertConfig = field(default_factory=hubert.HubertConfig)
 
 
 def mel_bands(config: AudioFeaturesConfig) -> np.ndarray:
@@ -123,4 +125,11 @@ def extract(clip: Clip, config: AudioFeaturesConfig) -> dict[str, np.ndarray]:
             f"{clip.video}: {len(samples)} samples of sound, but {frames} frames need {timeline.sample_of_raw(frames)};"
             " crop the source again",
         )
+    if config.backend == "hubert":
+        return {"audio": hubert.features_of(samples, config.hubert)}
     return {"audio": features_of(samples, config)}
+
+
+def width_of(config: AudioFeaturesConfig) -> int:
+    """Numbers per feature (A)."""
+    return config.hubert.width if config.backend == "hubert" else config.mels

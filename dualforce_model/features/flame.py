@@ -11,12 +11,12 @@ The MediaPipe backend measures the global pose, the jaw's opening and the camera
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dualforce_model.features import head
+from dualforce_model.features import emoca, head
 
 if TYPE_CHECKING:
     from dualforce_model.media import Clip
@@ -25,6 +25,7 @@ VERSION = "1"
 
 DIM = 159
 SHAPE, EXPRESSION, POSE, JAW, CAMERA = slice(0, 100), slice(100, 150), slice(150, 153), slice(153, 156), slice(156, 159)
+IDENTITY = SHAPE  # says who it is, not what the face does: one vector per clip, the same in every frame
 JAW_OPENING = JAW.start
 METRES = 0.1  # per canonical unit
 
@@ -36,9 +37,10 @@ _ARM = float(np.linalg.norm(head.KEYPOINT_SHAPE[_LOWER, 1:] - _HINGE))
 
 @dataclass(frozen=True)
 class FlameConfig:
-    """Which backend measures the parameters."""
+    """Which backend measures the parameters; `emoca` and `deca` need the weights of those names."""
 
-    backend: Literal["mediapipe"] = "mediapipe"
+    backend: Literal["mediapipe", "emoca", "deca"] = "mediapipe"
+    encoder: emoca.EmocaConfig = field(default_factory=emoca.EmocaConfig)
 
 
 def axis_angle(rotation: np.ndarray) -> np.ndarray:
@@ -57,8 +59,10 @@ def jaw_opening(keypoints: np.ndarray) -> np.ndarray:
     return 2 * np.arcsin(np.clip(gap / (2 * _ARM), 0, 1))
 
 
-def extract(clip: Clip, _config: FlameConfig) -> dict[str, np.ndarray]:
+def extract(clip: Clip, config: FlameConfig) -> dict[str, np.ndarray]:
     """`{"flame": [T,159] float32, "valid": [T,159] bool}`; frames without landmarks hold values, all invalid."""
+    if config.backend != "mediapipe":
+        return emoca.extract(clip, config.backend, config.encoder)
     track = head.head_of(clip)
     flame = np.zeros((len(track.valid), DIM), np.float32)
     flame[:, POSE] = axis_angle(track.rotation * np.outer(_UP, _UP))

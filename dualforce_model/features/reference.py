@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from dualforce_model.config import ConfigError
 from dualforce_model.errors import Rejected
-from dualforce_model.features import codec, head
+from dualforce_model.features import codec, head, wan_vae
 
 if TYPE_CHECKING:
     from dualforce_model.media import Clip
@@ -21,10 +21,11 @@ FRONTAL_MARGIN = np.radians(5)  # heads turned this much further than the most f
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """`count` pictures in all (K): the first frame and K-1 more."""
+    """`count` pictures in all (K): the first frame and K-1 more. The backend must be that of the video latents."""
 
-    backend: Literal["block_dct"] = "block_dct"
+    backend: Literal["block_dct", "wan_vae"] = "block_dct"
     count: int = 4
+    wan_vae: wan_vae.WanVaeConfig = field(default_factory=wan_vae.WanVaeConfig)
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -54,5 +55,9 @@ def extract(clip: Clip, config: ReferenceConfig) -> dict[str, np.ndarray]:
     """`{"latents": [K,16,h,w] float16, "frames": [K] int64}`: the latents and the raw frames that they show."""
     chosen = choose(head.head_of(clip), clip.read_landmarks()["sharpness"], config.count)
     upto = zip(range(chosen[-1] + 1), clip.frames(), strict=False)  # nothing after the last one is decoded
-    latents = [codec.encode_still(frame) for index, frame in upto if index in chosen]
+    wanted = (frame for index, frame in upto if index in chosen)
+    if config.backend == "wan_vae":
+        latents = [wan_vae.encode_still(frame, config.wan_vae) for frame in wanted]
+    else:
+        latents = [codec.encode_still(frame) for frame in wanted]
     return {"latents": np.stack(latents), "frames": chosen}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dualforce_model import timeline
+from dualforce_model import config as configs
+from dualforce_model import timeline, weights
 
 if TYPE_CHECKING:
     from dualforce_model.media import Clip
@@ -36,8 +37,16 @@ class Summed:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A backend with published weights: its own version, and the name of the set of weights."""
+
+    version: str
+    weights: str
+
+
+@dataclass(frozen=True)
 class Feature:
-    """One of the five features. All fields of its config decide its bytes, so all belong in its identity."""
+    """One of the five features. All fields of its `settings` decide its bytes, so all belong in its identity."""
 
     name: str
     config: type
@@ -46,6 +55,27 @@ class Feature:
     arrays: Mapping[str, Array]
     summed: Summed
     letters: Callable[[Any], Mapping[str, int]] = lambda _: {}
+    published: Mapping[str, Published] = field(default_factory=dict)  # backends that need weights
+
+    def version_of(self, config: Any) -> str:
+        """Version of the configured backend."""
+        backend = self.published.get(config.backend)
+        return backend.version if backend else self.version
+
+    def weights_of(self, config: Any) -> str | None:
+        """What identifies the configured backend's weights; None when it has none.
+
+        Raises MissingWeightsError, which names the command that gets them, and WeightsError for damaged ones.
+        """
+        backend = self.published.get(config.backend)
+        return weights.digest(backend.weights) if backend else None
+
+    def settings(self, config: Any) -> dict[str, Any]:
+        """The configuration as plain data, without the sections of backends with weights when none of them is used."""
+        plain = configs.to_dict(config)
+        if config.backend in self.published:
+            return plain
+        return {name: value for name, value in plain.items() if not is_dataclass(getattr(config, name))}
 
     def shapes(self, frames: int, size: int, config: Any) -> dict[str, tuple[int, ...]]:
         """Shape of each array for a clip of `frames` raw frames of `size` x `size` pixels."""

@@ -11,12 +11,12 @@ scale * R @ (canonical + offset) + (tx, ty, 0), so the layout can be turned back
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dualforce_model.features import head
+from dualforce_model.features import head, liveportrait
 
 if TYPE_CHECKING:
     from dualforce_model.media import Clip
@@ -29,9 +29,10 @@ ROTATION, TRANSLATION, SCALE, OFFSETS = slice(0, 6), slice(6, 8), slice(8, 9), s
 
 @dataclass(frozen=True)
 class StructLatentsConfig:
-    """Which backend measures the motion."""
+    """Which backend measures the motion; `liveportrait` needs the weights of that name."""
 
-    backend: Literal["mediapipe"] = "mediapipe"
+    backend: Literal["mediapipe", "liveportrait"] = "mediapipe"
+    liveportrait: liveportrait.LivePortraitConfig = field(default_factory=liveportrait.LivePortraitConfig)
 
 
 def pack(track: head.HeadTrack) -> np.ndarray:
@@ -61,7 +62,9 @@ def keypoints_of(struct: np.ndarray, size: int) -> np.ndarray:
     return (image + np.array([1, 1, 0])) * (size / 2)
 
 
-def extract(clip: Clip, _config: StructLatentsConfig) -> dict[str, np.ndarray]:
+def extract(clip: Clip, config: StructLatentsConfig) -> dict[str, np.ndarray]:
     """`{"struct": [T,72] float32, "valid": [T] bool}`; frames without landmarks hold the last known face."""
+    if config.backend == "liveportrait":
+        return liveportrait.extract(clip, config.liveportrait)
     track = head.head_of(clip)
     return {"struct": pack(track), "valid": track.valid}

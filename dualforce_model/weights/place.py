@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def check(name: str, thorough: bool) -> Pins:
             f" {root() / f'{name}.pins.json'}"
         )
     if now != pins:
-        write_json(root() / f"{name}.pins.json", now)
+        with suppress(PermissionError):  # a shared folder that only others may write to: digests are computed each time
+            write_json(root() / f"{name}.pins.json", now)
     return now
 
 
