@@ -62,6 +62,7 @@ def train(
     if accelerator.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
     with _sole_writer(out, accelerator.is_main_process, say), _Signals(supervised) as signals:
+        accelerator.wait_for_everyone()  # nobody looks for a checkpoint while another run may still write one
         return _Run(config, run_dir, out, accelerator, say if accelerator.is_main_process else _silent).go(signals)
 
 

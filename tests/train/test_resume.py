@@ -145,6 +145,13 @@ def test_a_run_that_is_finished_has_nothing_to_do(run_folder, whole_runs, tmp_pa
     same(tmp_path / "out", whole_runs[1])
 
 
+def test_loader_processes_change_nothing(run_folder, whole_runs, tmp_path):
+    code, output = run(command(run_folder, tmp_path, 1, workers=2))
+    assert code == 0, output
+    assert without_timing(tmp_path) == without_timing(whole_runs[1])
+    assert contents(tmp_path / "latest" / "ema") == contents(whole_runs[1] / "latest" / "ema")
+
+
 def test_the_rate_and_the_windows_are_the_same_on_one_and_two_processes(whole_runs):
     logs = {n: [row for row in without_timing(out) if "lr" in row] for n, out in whole_runs.items()}
     expected = [learning_rate(OptimiserConfig(), step, STEPS) for step in range(STEPS)]
