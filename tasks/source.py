@@ -104,7 +104,7 @@ def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[Path]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # entry.is_dir() raises on a link that leads to itself
                 enter(Path(entry.path))
             elif entry.name.lower().endswith(suffixes):
                 found.append(Path(entry.path))
