@@ -23,7 +23,7 @@ from dualforce_model.store import digest_file, write_json
 
 log = logging.getLogger("dualforce.download")
 BLOCK = 64 * 1024  # bytes
-LEFT_OVER = (".part", ".ytdl", ".temp")  # endings of yt-dlp's unfinished files
+LEFT_OVER = (".part", ".ytdl", ".temp", ".seen")  # endings of unfinished files
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,13 @@ class Session:
         _room(folder, self.config)
         before = _bytes(folder, video.key)
         self._hooks[:] = [_caps(self.config, self._stop)]
-        downloader.refusal = None
+        downloader.refusal, downloader.seen = None, ""
         downloader.params["outtmpl"]["default"] = f"{str(folder / video.key).replace('%', '%%')}.%(ext)s"
         try:
             with downloader.looking():
                 info = downloader.extract_info(video.url, download=False)
             _acceptable(info, self.config)
+            _same_as_begun(folder, video.key, downloader.seen)
             downloader.process_info(info)
         except (YoutubeDLError, OSError, ValueError) as error:
             failure = _failure(error, downloader.refusal)
@@ -118,6 +119,7 @@ def options(config: DownloadConfig) -> dict[str, Any]:
         "proxy": config.proxy_address or None,
         "cookiefile": _cookies(config.cookies),
         "cachedir": False,
+        "fixup": "never",  # our reader looks into a file and not at its name
         "updatetime": False,
         "writeinfojson": False,
         "quiet": True,
@@ -155,6 +157,7 @@ def _finish(video: ListedVideo, identity: str, folder: Path, info: dict[str, Any
         discard(folder, video.key)
         raise FetchError(Failure("unknown", f"yt-dlp reported success and left {names}"))
     (path,) = found
+    (folder / f"{video.key}.seen").unlink(missing_ok=True)
     try:
         facts = probe(path)
     except BadInput as error:
@@ -184,6 +187,15 @@ def _finish(video: ListedVideo, identity: str, folder: Path, info: dict[str, Any
     return Fetched(path, sidecar, fetched)
 
 
+def _same_as_begun(folder: Path, key: str, seen: str) -> None:
+    """Before a part is gone on with: when the host has another file now, the part of the old one must not be its beginning."""
+    note = folder / f"{key}.seen"
+    if note.exists() and note.read_text(encoding="utf-8") != seen:
+        discard(folder, key)
+    if seen:
+        note.write_text(seen, encoding="utf-8")
+
+
 def _failure(error: BaseException, refusal: Any) -> Failure:
     failure = classify(error)
     if refusal is not None and failure.passing:
@@ -194,7 +206,7 @@ def _failure(error: BaseException, refusal: Any) -> Failure:
 
 
 def _bytes(folder: Path, key: str) -> int:
-    return sum(path.stat().st_size for path in folder.glob(f"{key}.*") if path.suffix != ".json")
+    return sum(path.stat().st_size for path in folder.glob(f"{key}.*") if path.suffix not in (".json", ".seen"))
 
 
 def _acceptable(info: dict[str, Any] | None, config: DownloadConfig) -> None:

@@ -76,11 +76,15 @@ class _Hops(urllib.request.BaseHandler):
 
 
 class GuardedDownloader(YoutubeDL):
-    """yt-dlp with one request handler, the guarded one. `refusal`: the last HTTP error, whose headers yt-dlp drops."""
+    """yt-dlp with one request handler, the guarded one. `refusal`: the last HTTP error, whose headers yt-dlp drops.
+
+    `seen`: what a plain file's host said of its version and length, "" for other links.
+    """
 
     def __init__(self, params: dict[str, Any], allowed: Iterable[str] = ()):
         self.allowed = tuple(host.lower() for host in allowed)
         self.refusal: HTTPError | None = None
+        self.seen = ""
         self._open: list[Any] = []
         self._looking = False
         super().__init__(params)
@@ -125,6 +129,10 @@ def _handler(owner: GuardedDownloader) -> type:
                 request.headers["Range"] = f"bytes=0-{LOOK - 1}"
             try:
                 response = super()._send(request)
+                if owner._looking and "Range" in request.headers:
+                    length = (response.headers.get("Content-Range") or "").rpartition("/")[2]
+                    said = (response.headers.get(name) for name in ("ETag", "Last-Modified"))
+                    owner.seen = " ".join([*(text or "-" for text in said), length])
             except HTTPError as error:
                 owner.refusal = error
                 if error.status == 416 and not owner._looking:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 
 import pytest
 from host import Fault, Host
 
 from dualforce_model.download.config import DownloadConfig
 from dualforce_model.download.fetch import FetchError, Session, kept, options
+from dualforce_model.download.fetch import _ffmpeg as ffmpeg
 from dualforce_model.download.listed import ListedVideo
+from dualforce_model.media import probe
 from dualforce_model.store import digest_bytes
 
 BLOCK = 64 * 1024
@@ -86,6 +89,59 @@ def test_a_broken_transfer_goes_on_where_it_stopped(get, host, data, how):
     (_, sent), (resumed, rest) = transferred(host, "/a.mp4")
     assert sent - BLOCK <= resumed <= sent
     assert resumed + rest == len(data)
+
+
+def test_a_part_of_another_version_is_not_gone_on_with(get, host, data, shared_data, tmp_path):
+    other = (shared_data / "clips" / "good_retalk1_700_30.mp4").read_bytes()
+    host.files["/a.mp4"] = other
+    host.faults["/a.mp4"] = [Fault(), Fault(cut_after=300_000)]
+    assert failure(get, "a").progressed
+    host.files["/a.mp4"] = data
+    assert get("a").path.read_bytes() == data
+    assert names(tmp_path) == ["a.json", "a.mp4"]
+
+
+@pytest.fixture(scope="module")
+def streams(shared_data, tmp_path_factory):
+    """One real clip as separate picture and sound, and as HLS."""
+    folder = tmp_path_factory.mktemp("streams")
+    source = str(shared_data / "clips" / "good_lp_s18_1280x720_30.mp4")
+    for arguments in (["-an", "v.mp4"], ["-vn", "a.m4a"], ["-f", "hls", "-hls_time", "1", "x.m3u8"]):
+        *kind, name = arguments
+        subprocess.run([ffmpeg(), "-v", "error", "-i", source, "-c", "copy", *kind, str(folder / name)], check=True)
+    return {f"/{path.name}": path.read_bytes() for path in folder.iterdir()}
+
+
+def test_separate_picture_and_sound_are_joined(host, streams, tmp_path):
+    host.files |= streams
+    session = Session(DownloadConfig(allow_hosts=(host.name,), keep_free_gib=0.0))
+    formats = [
+        {"format_id": "v", "url": host.url("/v.mp4"), "ext": "mp4", "vcodec": "avc1", "acodec": "none", "height": 720},
+        {"format_id": "a", "url": host.url("/a.m4a"), "ext": "m4a", "vcodec": "none", "acodec": "mp4a"},
+    ]
+    entry = {"id": "x", "title": "x", "extractor": "test", "extractor_key": "Test", "formats": formats}
+    downloader = session._downloader
+    session._hooks[:] = [lambda status: None]
+    downloader.params["outtmpl"]["default"] = str(tmp_path / "x.%(ext)s")
+    downloader.process_info(downloader.process_ie_result(entry, download=False))
+    assert [path.name for path in tmp_path.glob("x.*")] == ["x.mp4"]
+    assert probe(tmp_path / "x.mp4").audio is not None
+
+
+def test_a_stream_in_pieces_comes_through_the_same_guard(get, host, streams):
+    host.files |= streams
+    host.always["/x.m3u8"] = Fault(content_type="application/vnd.apple.mpegurl")
+    info = probe(get("x", url=host.url("/x.m3u8")).path)
+    assert (info.height, info.audio is not None) == (720, True)
+    pieces = [name for name in streams if name.endswith(".ts")]
+    assert {path: n for path, n in host.count().items() if path.endswith(".ts")} == dict.fromkeys(pieces, 1)
+    with Host() as inner:
+        inner.files |= streams
+        listing = streams["/x.m3u8"].decode().replace("x0.ts", inner.url("/x0.ts")).encode()
+        host.files["/y.m3u8"] = listing
+        host.always["/y.m3u8"] = Fault(content_type="application/vnd.apple.mpegurl")
+        assert failure(get, "y", url=host.url("/y.m3u8")).kind == "local_address"
+        assert inner.requests == []
 
 
 def test_a_length_that_is_too_long_leaves_the_part_and_one_too_short_is_noticed(get, host, data, tmp_path):
