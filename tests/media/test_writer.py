@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from dualforce_model.media import GridReader, probe, read_audio, write_video
+from dualforce_model.media import GridReader, VideoWriter, probe, read_audio, write_video
 
 
 @pytest.fixture
@@ -59,5 +59,16 @@ def test_what_can_not_be_written_is_said(tmp_path, pictures):
         write_video(tmp_path / "a.mp4", [np.zeros((63, 64, 3), np.uint8)], None)
     with pytest.raises(ValueError, match="no frames"):
         write_video(tmp_path / "a.mp4", [], None)
-    with pytest.raises(ValueError, match="expected uint8"):
+    with pytest.raises(ValueError, match="expected RGB uint8"):
         write_video(tmp_path / "a.mp4", [pictures[0], pictures[1][:32]], None)
+
+
+def test_planes_that_are_converted_already_show_the_same_colours(tmp_path, pictures):
+    import cv2
+
+    write_video(tmp_path / "rgb.mp4", pictures, None)
+    with VideoWriter(tmp_path / "i420.mp4", (64, 64)) as writer:
+        for picture in pictures:
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420))
+    one, other = ([f.picture.rgb() for f in GridReader(tmp_path / f"{name}.mp4")] for name in ("rgb", "i420"))
+    assert np.abs(np.array(one, float) - np.array(other, float)).mean() < 1.5
