@@ -25,7 +25,7 @@ from dualforce_model.model import merge
 class Piece(NamedTuple):
     """One batched dense call: in each of `groups` runs, `stride` frames apart, `queries` frames see `keys` frames.
 
-    The first run's queries begin at frame `q`, its keys at frame `k`.
+    The first run's queries begin at frame `q`, its keys at frame `k`; neither is longer than the stride.
     """
 
     q: int
@@ -40,7 +40,9 @@ class Piece(NamedTuple):
 def cut(frames: int, window: int | None) -> tuple[Piece, ...]:
     """The pieces that cover, once each, all pairs (f, g) with max(0, f - window + 1) <= g <= f."""
     if window is not None and window < frames:
-        return tuple(Piece(f, 1, max(0, f - window + 1), min(f + 1, window), groups=1, stride=1) for f in range(frames))
+        return tuple(
+            Piece(f, 1, max(0, f - window + 1), min(f + 1, window), groups=1, stride=frames) for f in range(frames)
+        )
     pieces = [Piece(0, 1, 0, 1, groups=frames, stride=1)]
     half = 1
     while half < frames:

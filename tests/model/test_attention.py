@@ -25,6 +25,8 @@ def test_the_pieces_cover_the_triangle_once(frames, window):
         for run in range(piece.groups):
             q, k = piece.q + run * piece.stride, piece.k + run * piece.stride
             covered[q : q + piece.queries, k : k + piece.keys] += 1
+        # the kernel finds a frame's run by dividing by the stride, so no run may be longer than that
+        assert max(piece.queries, piece.keys) <= piece.stride
     assert torch.equal(covered, frames_seen(frames, window, torch.device("cpu")).int())
 
 
