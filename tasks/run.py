@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class Run:
 
 def create(run_dir: Path, config: RunConfig) -> Run:
     """Make the run folder, or take over an existing one with a new configuration. Raises RunError."""
-    run_dir = run_dir.absolute()
+    run_dir, config = run_dir.absolute(), replace(config, download=config.download.absolute())
     if run_dir.exists() and not run_dir.is_dir():
         raise RunError(f"{run_dir} is a file; name a folder for the run")
     if (run_dir / MANIFEST).exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +79,12 @@ class DownloadConfig:
             raise ConfigError("timeout_s and video_timeout_s must be above 0, max_height at least 64")
         if self.proxy.startswith("$") and self.proxy[1:] not in os.environ:
             raise ConfigError(f"proxy: the environment has no variable {self.proxy[1:]!r}")
+
+    def absolute(self) -> DownloadConfig:
+        """The same with paths that mean the same file wherever a worker stands."""
+        lists = {name: path.absolute() for name, path in self.lists.items()}
+        deny, cookies = (path and path.absolute() for path in (self.deny, self.cookies))
+        return replace(self, lists=lists, deny=deny, cookies=cookies)
 
     @property
     def proxy_address(self) -> str:

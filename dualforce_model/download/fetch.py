@@ -188,12 +188,18 @@ def _finish(video: ListedVideo, identity: str, folder: Path, info: dict[str, Any
 
 
 def _same_as_begun(folder: Path, key: str, seen: str) -> None:
-    """Before a part is gone on with: when the host has another file now, the part of the old one must not be its beginning."""
+    """Before a part is gone on with: when the host has another file now, the part of the old one must not be its beginning.
+
+    A part that is whole already, by the host's own word on its length, becomes the file.
+    """
     note = folder / f"{key}.seen"
     if note.exists() and note.read_text(encoding="utf-8") != seen:
         discard(folder, key)
     if seen:
         note.write_text(seen, encoding="utf-8")
+        for part in folder.glob(f"{key}.*.part"):
+            if str(part.stat().st_size) == seen.rpartition(" ")[2]:
+                part.replace(part.with_suffix(""))
 
 
 def _failure(error: BaseException, refusal: Any) -> Failure:

@@ -184,7 +184,8 @@ def test_a_kill_loses_nothing_and_fetches_nothing_twice(host, links, clip, tmp_p
     for left, begin, end in zip(parts, rests, [*rests[1:], len(host.requests)], strict=True):
         later = [r for r in host.requests[begin:end] if not r.look]
         for key, size in left.items():  # each part is gone on with, to the byte
-            assert [r.first for r in later if r.path == f"/{key}.mp4"] in ([size], [])
+            asked = [r.first for r in later if r.path == f"/{key}.mp4"]
+            assert asked in ([], [size])  # nothing when it was whole already, or when the next kill came before its turn
     for key in KEYS:
         assert sum(r.first == 0 for r in host.requests if r.path == f"/{key}.mp4" and not r.look) <= 2
     alone = do(run_of(tmp_path / "alone", links, host.name))
@@ -293,6 +294,13 @@ def test_two_shards_share_the_manners(host, links, tmp_path):
     run = run_of(tmp_path / "run", links, host.name, shard_size=5, per_host=2)
     assert verdicts(do(run)) == dict.fromkeys(KEYS, "accepted")
     assert host.most_busy <= 2
+
+
+def test_lists_are_found_from_wherever_the_run_goes_on(host, links, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_of(tmp_path / "run", Path("links.txt"), host.name)
+    monkeypatch.chdir("/")
+    assert verdicts(do(open_run(tmp_path / "run"))) == dict.fromkeys(KEYS, "accepted")
 
 
 def test_no_lists_no_download(tmp_path):
