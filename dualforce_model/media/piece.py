@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from dualforce_model.errors import BadInput
 from dualforce_model.media.cut import Cut
-from dualforce_model.media.probe import video_stream
 from dualforce_model.media.video import JUMP_S, LOST_S, GridFrame, GridReader, Picture, _base, _slot
 from dualforce_model.timeline import FPS
 
@@ -39,8 +38,7 @@ class PieceReader(GridReader):
         return PieceReader(self.path, self.cut)
 
     def _grid(self, container: InputContainer) -> Iterator[GridFrame]:
-        stream = video_stream(container, self.path)
-        stream.codec_context.thread_count = 1
+        stream = self._stream(container)
         start = Fraction(self.cut.start_s).limit_denominator(1_000_000)
         count = max(1, _slot(Fraction(self.cut.end_s).limit_denominator(1_000_000) - start))
         nominal = 1 / (stream.guessed_rate or stream.average_rate or Fraction(FPS))
