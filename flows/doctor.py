@@ -32,7 +32,7 @@ def examine() -> list[dict[str, Any]]:
         except importlib.metadata.PackageNotFoundError:
             rows.append(_row(name, False, True, f"for {purpose}; pip install -c constraints.txt -e ."))
     rows.append(_gpu())
-    rows.append(_row("weights", True, False, "none needed: every stage has an embedded backend"))
+    rows += _weights()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     rows.append(_row("disk", free > 5, False, f"{free:.0f} GiB free in {Path.cwd()}"))
     rows.append(_row("cores", True, False, str(len(os.sched_getaffinity(0)))))
@@ -44,6 +44,18 @@ def examine() -> list[dict[str, Any]]:
 
 def _row(what: str, ok: bool, needed: bool, detail: str) -> dict[str, Any]:
     return {"what": what, "ok": ok, "needed": needed, "detail": detail}
+
+
+def _weights() -> list[dict[str, Any]]:
+    """None is needed: every stage has an embedded backend."""
+    from dualforce_model.weights import WEIGHTS
+    from dualforce_model.weights.place import missing
+
+    rows = []
+    for one in WEIGHTS.values():
+        detail = f"for {one.purpose}; `dualforce weights fetch {one.name}`"
+        rows.append(_row(f"weights {one.name}", not missing(one.name), False, detail))
+    return rows
 
 
 def _gpu() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dualforce_model.features.struct_latents import StructLatentsConfig
 from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.metadata import MetadataConfig
-from dualforce_model.quality import QualityConfig
+from dualforce_model.quality import MeasureConfig, QualityConfig
 from dualforce_model.train.config import TrainConfig
 
 
@@ -67,6 +67,7 @@ class RunConfig:
     download: DownloadConfig = field(default_factory=DownloadConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     face_crop: FaceCropConfig = field(default_factory=FaceCropConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     video_latents: VideoLatentsConfig = field(default_factory=VideoLatentsConfig)
     struct_latents: StructLatentsConfig = field(default_factory=StructLatentsConfig)

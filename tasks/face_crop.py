@@ -17,7 +17,7 @@ from tasks.stage import Item, Row, Stage, row_facts, upstream
 
 def plan(run: Run) -> list[Item]:
     """One item per readable source; the identity holds its content, so a replaced file is done again."""
-    settings = configs.to_dict(run.config.face_crop)
+    settings, weights = configs.to_dict(run.config.face_crop), faces.weights_of(run.config.face_crop)
     items = []
     for row in upstream(run, "source").itertuples(index=False):
         facts = row_facts(row)
@@ -26,6 +26,7 @@ def plan(run: Run) -> list[Item]:
             stage="face_crop",
             version=faces.VERSION,
             config=settings,
+            weights=weights,
             content=facts["content"],
             source_id=row.source_id,
             **piece,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from dualforce_model import config as configs
 from dualforce_model import quality
 from dualforce_model.media import Clip
 from dualforce_model.quality import QualityConfig
@@ -17,15 +19,25 @@ from tasks.stage import Item, Row, Stage, clip_items, upstream
 
 def plan(run: Run) -> list[Item]:
     """One item per clip. Thresholds are no part of the identity: they only decide the verdict, see `judge`."""
-    return clip_items(
-        upstream(run, "face_crop"),
-        lambda row: identity(stage="quality", version=quality.MEASURE_VERSION, clip=row.identity, clip_id=row.clip_id),
-    )
+    config = run.config.measure
+    settings, weights = configs.to_dict(config), quality.weights_of(config)
+
+    def mine(row: Any) -> str:
+        return identity(
+            stage="quality",
+            version=quality.MEASURE_VERSION,
+            config=settings,
+            weights=weights,
+            clip=row.identity,
+            clip_id=row.clip_id,
+        )
+
+    return clip_items(upstream(run, "face_crop"), mine, config=config)
 
 
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     """Measure one clip."""
-    return [Row(scores=quality.measure(Clip(run_dir / "clips", item.clip_id)))]
+    return [Row(scores=quality.measure(Clip(run_dir / "clips", item.clip_id), item.payload["config"]))]
 
 
 def judge(records: list[Record], thresholds: QualityConfig) -> list[Record]:

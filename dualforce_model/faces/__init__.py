@@ -6,6 +6,7 @@ every frame once, so that later stages neither detect faces nor decode the sourc
 
 from dualforce_model.faces.config import VERSION, FaceCropConfig
 from dualforce_model.faces.crop import crop_source
+from dualforce_model.faces.insightface import weights_of
 from dualforce_model.faces.picture import crop_picture
 
-__all__ = ["VERSION", "FaceCropConfig", "crop_picture", "crop_source"]
+__all__ = ["VERSION", "FaceCropConfig", "crop_picture", "crop_source", "weights_of"]

@@ -14,7 +14,10 @@ VERSION = "1"  # change it whenever the same source and config give other bytes
 class FaceCropConfig:
     """How faces are found and cropped.
 
-    backend             who finds faces and landmarks; `mediapipe` carries its models in its package
+    backend             who finds faces: `mediapipe` carries its models in its package, `insightface` needs weights
+    insightface         which of InsightFace's detectors: that of `buffalo_l`, or the small and quick `scrfd_500m`
+    landmarks           who finds the 478 points: MediaPipe's bundled `mesh`, or its newer `landmarker` (needs weights), which
+                        measures 52 blendshapes and the head's matrix as well
     size                width and height of the clips in pixels; a multiple of 16, 512 for the published models
     margin              side of the crop over the side of the face box; 2 shows hair, chin and some shoulder
     shift_up            how far the crop's centre lies above the face box's, as a share of the face box
@@ -28,7 +31,9 @@ class FaceCropConfig:
     max_clip_s          longer shots are cut into equal parts, so that memory does not grow with length
     """
 
-    backend: Literal["mediapipe"] = "mediapipe"  # finder of faces and landmarks
+    backend: Literal["mediapipe", "insightface"] = "mediapipe"  # finder of faces
+    insightface: Literal["buffalo_l", "scrfd_500m"] = "buffalo_l"  # its detector
+    landmarks: Literal["mesh", "landmarker"] = "mesh"  # finder of landmarks
     size: int = 512  # pixels, width and height of the clips
     margin: float = 2.0  # crop side / face box side
     shift_up: float = 0.05  # of the face box

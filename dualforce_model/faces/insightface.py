@@ -8,10 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from dualforce_model import weights
+from dualforce_model.faces.config import FaceCropConfig
 from dualforce_model.faces.detect import SAME, Detector, Face, detector, overlap
 
-Model = Literal["scrfd_500m", "buffalo_l"]
 INPUT = 640  # pixels at which the published files look
+# MediaPipe's square box against SCRFD's, which reaches up to the hairline: its side over SCRFD's longer one, and how much
+# lower its centre lies, as a share of that side. So margins and thresholds mean the same with both.
+SIDE, LOWER = 0.8, 0.12
 
 
 class InsightFaceDetector:
@@ -20,7 +23,7 @@ class InsightFaceDetector:
     The landmarks of every later stage are MediaPipe's mesh, so a face without one is of no use.
     """
 
-    def __init__(self, model: Model, min_detection: float, mediapipe: Detector):
+    def __init__(self, model: Literal["buffalo_l", "scrfd_500m"], min_detection: float, mediapipe: Detector):
         from insightface.model_zoo.scrfd import SCRFD
         from onnxruntime import InferenceSession, SessionOptions
 
@@ -55,15 +58,28 @@ class InsightFaceDetector:
         found = []
         for (left, top, right, bottom, score), five in zip(boxes.tolist(), points, strict=True):
             side = max(right - left, bottom - top) * scale * SIDE
-            face = Face((left + right) / 2 * scale, (top + bottom) / 2 * scale, side, score)
+            face = Face((left + right) / 2 * scale, (top + bottom) / 2 * scale + LOWER * side, side, score)
             found.append((face, five.astype(np.float64) * scale))
         return sorted(found, key=lambda one: -one[0].side)
 
 
-SIDE = 0.8  # MediaPipe's square box over SCRFD's higher one, so that margins and thresholds mean the same for both
-
-
 @cache
-def insightface_detector(model: Model, min_detection: float, min_presence: float) -> InsightFaceDetector:
+def insightface_detector(
+    model: Literal["buffalo_l", "scrfd_500m"], min_detection: float, min_presence: float
+) -> InsightFaceDetector:
     """The detector of this process. Raises MissingWeightsError."""
     return InsightFaceDetector(model, min_detection, detector(min_detection, min_presence))
+
+
+def finder_of(config: FaceCropConfig) -> Detector | InsightFaceDetector:
+    """The configured detector. Raises MissingWeightsError."""
+    if config.backend == "insightface":
+        return insightface_detector(config.insightface, config.min_detection, config.min_presence)
+    return detector(config.min_detection, config.min_presence)
+
+
+def weights_of(config: FaceCropConfig) -> list[str]:
+    """What identifies the weights that the configured backends need. Raises MissingWeightsError, WeightsError."""
+    needed = [config.insightface] if config.backend == "insightface" else []
+    needed += ["face_landmarker"] if config.landmarks == "landmarker" else []
+    return [weights.digest(name) for name in needed]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from dualforce_model.faces import landmarker
 from dualforce_model.faces.detect import Mesh
+from dualforce_model.faces.landmarker import Landmarker
 
 LANDMARKS = 478
 TRACKING = 0.5  # MediaPipe's own confidence below which it looks for the face anew
 FACE_PX = 128  # faces are compared at one size, or a small one would always look sharper than a large one
 STRAY = 0.6  # of its size: a mesh further from where the track saw the face belongs to somebody else
 
-# The landmarks file: name -> (shape, dtype, what it is). T frames, 25 per second.
+# The landmarks file: name -> (shape, dtype, what it is). T frames, 25 per second. With the Face Landmarker, those of
+# `landmarker.ARRAYS`, too.
 ARRAYS = {
     "landmarks": (
         ("T", LANDMARKS, 3),
@@ -32,10 +35,12 @@ ARRAYS = {
 class FaceMeter:
     """Measures consecutive frames of one crop. Core-ms per frame: mesh 2.6, the rest 0.5."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, landmarks: Literal["mesh", "landmarker"] = "mesh"):
         self.size = size  # of the clip, in whose pixels the landmarks are given
-        self._mesh = Mesh(TRACKING, static=False)
-        self._rows: dict[str, list[Any]] = {name: [] for name in ARRAYS}
+        self._landmarker = Landmarker(TRACKING) if landmarks == "landmarker" else None
+        self._mesh = self._landmarker or Mesh(TRACKING, static=False)
+        self._arrays = ARRAYS | (landmarker.ARRAYS if self._landmarker else {})
+        self._rows: dict[str, list[Any]] = {name: [] for name in self._arrays}
         self._before: np.ndarray | None = None
 
     def close(self) -> None:
@@ -57,6 +62,9 @@ class FaceMeter:
         row: dict[str, Any] = {"valid": points is not None, "fresh": fresh, "change": change}
         row |= {"sharpness": 0.0, "luminance": 0.0, "contrast": 0.0}
         row["landmarks"] = np.zeros((LANDMARKS, 3), np.float32)
+        if self._landmarker:
+            row["blendshapes"] = self._landmarker.blendshapes * (points is not None)
+            row["matrix"] = self._landmarker.matrix * (points is not None)
         if points is not None:
             row["landmarks"] = points * np.float32(self.size)
             left, top = np.clip(points[:, :2].min(0) * len(crop), 0, len(crop) - 2).astype(int)
@@ -83,4 +91,4 @@ class FaceMeter:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of `ARRAYS` for all frames measured."""
-        return {name: np.array(self._rows[name], dtype=dtype) for name, (_, dtype, _) in ARRAYS.items()}
+        return {name: np.array(self._rows[name], dtype=dtype) for name, (_, dtype, _) in self._arrays.items()}

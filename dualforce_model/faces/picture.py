@@ -6,7 +6,8 @@ import numpy as np
 
 from dualforce_model.errors import Rejected
 from dualforce_model.faces.config import FaceCropConfig
-from dualforce_model.faces.detect import Face, cut, detector
+from dualforce_model.faces.detect import Face, cut
+from dualforce_model.faces.insightface import finder_of
 from dualforce_model.faces.plan import OTHERS, square
 from dualforce_model.faces.tracks import Track
 
@@ -25,7 +26,7 @@ def crop_picture(rgb: np.ndarray, config: FaceCropConfig) -> np.ndarray:
     scale = max(1.0, max(rgb.shape[:2]) / LOOK_PX)
     size = (round(rgb.shape[1] / scale), round(rgb.shape[0] / scale))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale > 1 else np.ascontiguousarray(rgb)
-    finder = detector(config.min_detection, config.min_presence)
+    finder = finder_of(config)
     found = [f for f in finder.search(small, scale, [], tiles=True) if f.side >= config.min_track_px]
     faces = [f for f in found if finder.human(small, scale, f)]
     if not faces:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from dualforce_model.faces.config import FaceCropConfig
-from dualforce_model.faces.detect import SAME, Face, detector, overlap
+from dualforce_model.faces.detect import SAME, Face, overlap
+from dualforce_model.faces.insightface import finder_of
 from dualforce_model.media import GridReader
 from dualforce_model.timeline import FPS
 
@@ -52,7 +53,7 @@ def scan(reader: GridReader, config: FaceCropConfig, within: tuple[int, int, int
     cv2.setNumThreads(1)
     found = Scan()
     cuts = ContentDetector(threshold=config.cut_threshold, min_scene_len=MIN_SHOT)
-    finder = detector(config.min_detection, config.min_presence)
+    finder = finder_of(config)
     known: list[Face] = []  # human faces, where they were last
     for frame in reader:
         found.frames = frame.index + 1

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from dualforce_model.faces import identity
 from dualforce_model.features.head import RIGID, fit_pose
 from dualforce_model.media import Clip
+from dualforce_model.quality import silero
+from dualforce_model.quality.config import MeasureConfig
 from dualforce_model.quality.sound import listen
 from dualforce_model.quality.sync import av_offset, mouth_opening
 from dualforce_model.timeline import FPS
@@ -51,12 +54,15 @@ SCORES = {
     "av_offset_frames": ("frames", "how much later than the mouth the sound comes, at 25 frames a second"),
     "av_correlation": ("", "correlation of mouth and sound at that offset"),
     "av_confidence": ("", "how far that stands out of the other offsets"),
+    "identity_consistency": ("", "lowest likeness of a frame's face to the clip's (cosine; needs ArcFace)"),
+    "identity_drift": ("", "change of the face's identity from beginning to end (1 - cosine; needs ArcFace)"),
 }
 
 Score = float | bool | None
+DEFAULT = MeasureConfig()
 
 
-def measure(clip: Clip) -> dict[str, Score]:
+def measure(clip: Clip, config: MeasureConfig = DEFAULT) -> dict[str, Score]:
     """All of `SCORES` for one clip. Raises BadInput damaged_clip when its sound can't be read back."""
     info, arrays = clip.info, clip.read_landmarks()
     faces, source = info["faces"], info["source"]
@@ -82,12 +88,17 @@ def measure(clip: Clip) -> dict[str, Score]:
         scores |= {
             "audio_coverage": info["audio_coverage"],
             "loudness_db": sound.loudness_db,
-            "speech_ratio": sound.speech_ratio,
+            "speech_ratio": silero.speech_ratio(clip.audio()) if config.speech == "silero" else sound.speech_ratio,
         }
         offset = av_offset(opening, sound.energy)
         if offset is not None:
             scores["av_offset_frames"] = offset.frames
             scores["av_correlation"], scores["av_confidence"] = offset.correlation, offset.confidence
+    if config.identity == "arcface":
+        faces_seen = identity.embed(clip)
+        if len(faces_seen):
+            scores["identity_consistency"] = identity.consistency(faces_seen)
+            scores["identity_drift"] = identity.drift(faces_seen)
     return {name: _plain(value) for name, value in scores.items()}
 
 

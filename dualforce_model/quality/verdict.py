@@ -21,6 +21,7 @@ class QualityConfig:
     min_face_px           smaller faces in the source are face_too_small (pixels)
     min_face_px_at_512    smaller faces in a 512 pixel crop are face_too_small_in_crop (recipes: 200 for training)
     min_coverage          landmarks in fewer of the frames are face_lost (0..1)
+    min_identity          a face less like the clip's is other_person (cosine; measured with ArcFace alone)
     min_sharpness         less is blurry (variance of the Laplacian on the face at 128 px)
     min_luminance         darker faces are too_dark (0..255)
     max_luminance         brighter faces are too_bright (0..255)
@@ -45,6 +46,7 @@ class QualityConfig:
     min_face_px: float = 128.0  # pixels in the source
     min_face_px_at_512: float = 200.0  # pixels in a 512 crop
     min_coverage: float = 0.9  # 0..1
+    min_identity: float = 0.3  # cosine
     min_sharpness: float = 30.0  # variance of the Laplacian
     min_luminance: float = 30.0  # 0..255
     max_luminance: float = 235.0  # 0..255
@@ -108,6 +110,13 @@ CHECKS = (
         "min",
         "min_face_px_at_512",
         "face {value:.0f} px of a 512 px crop < {limit:g} px: it moves too far",
+    ),
+    Check(
+        "other_person",
+        "identity_consistency",
+        "min",
+        "min_identity",
+        "a face only {value:.2f} like the clip's < {limit:g}",
     ),
     Check(
         "near_still",

@@ -75,6 +75,8 @@ def test_every_clip_has_every_score(outcomes):
             "av_offset_frames",
             "av_correlation",
             "av_confidence",
+            "identity_consistency",  # these two need ArcFace
+            "identity_drift",
         }
 
 
