@@ -33,8 +33,18 @@ def uneven_times(seconds: int = LENGTH_S) -> list[Fraction]:
     return times[:-1]
 
 
-def flashes(path: Path, times: list[Fraction], fps: Fraction, rate: int = 44_100, rotation: int = 0) -> list[float]:
-    """Write a dark movie with a 0.15 s flash and a 40 ms beep at each event; returns the true instants in seconds."""
+def flashes(
+    path: Path,
+    times: list[Fraction],
+    fps: Fraction,
+    rate: int = 44_100,
+    rotation: int = 0,
+    backdrop: list[np.ndarray] | None = None,
+) -> list[float]:
+    """Write a dark movie with a 0.15 s flash and a 40 ms beep at each event; returns the true instants in seconds.
+
+    With `backdrop` (pictures, 25 a second) the flashes are in their lowest seventh, the rest shows them.
+    """
     seconds = [float(t) for t in times]
     begins = [max((t for t in seconds if t <= event + 1e-6), default=-1.0) for event in EVENTS]
     begins = [t for t in begins if t >= 0]
@@ -43,7 +53,16 @@ def flashes(path: Path, times: list[Fraction], fps: Fraction, rate: int = 44_100
     for t in begins:
         sound[round(t * rate) : round(t * rate) + len(beep)] = beep
     lit = [any(b <= t < b + 0.15 for b in begins) for t in seconds]
-    frames = (np.full((96, 128, 3), 235 if on else 16, np.uint8) for on in lit)
+
+    def frame(at: float, on: bool) -> np.ndarray:
+        light = 235 if on else 16
+        if backdrop is None:
+            return np.full((96, 128, 3), light, np.uint8)
+        picture = backdrop[min(len(backdrop) - 1, int(at * 25))].copy()
+        picture[len(picture) * 6 // 7 :] = light
+        return picture
+
+    frames = (frame(t, on) for t, on in zip(seconds, lit, strict=True))
     write_movie(path, frames, times, fps, sound, rate, rotation)
     return begins
 
