@@ -41,6 +41,7 @@ def crop_source(
     """
     info = probe(path)
     reader = GridReader(path) if piece is None else PieceReader(path, piece)
+    reader.draft = True
     within = None if piece is None else piece.square
     found = scan(reader, config, within)
     framed = None if piece is None or piece.own_framing else within
@@ -121,7 +122,7 @@ class _Rendering:
         self._files = ExitStack()
         temporary = self._files.enter_context(publish(self.clip.video))
         self._writer = self._files.enter_context(VideoWriter(temporary, (config.size, config.size), audio, SAMPLE_RATE))
-        self._meter = FaceMeter(config.size)
+        self._meter = FaceMeter(config.size, config.landmarks)
         self._crops: list[tuple[np.ndarray, bool, int]] = []  # waiting: crop, fresh, grid frame
 
     def add(self, frame: GridFrame) -> None:
