@@ -64,7 +64,7 @@ def test_detectors_agree(clips, name):
     ours = detector(0.5, 0.99).search(frame, 1.0, [], tiles=False)[0]
     (theirs,) = insightface_detector("scrfd_500m", 0.5, 0.99).search(frame, 1.0, [], tiles=False)
     assert theirs.side == pytest.approx(ours.side, rel=0.15)
-    assert np.hypot(theirs.x - ours.x, theirs.y - ours.y) < 0.1 * ours.side
+    assert np.hypot(theirs.x - ours.x, theirs.y - ours.y) < 0.15 * ours.side
 
 
 def test_pictures_by_insightface(shared_data):

@@ -26,10 +26,14 @@ def folder(tmp_path, monkeypatch):
     UMT5EncoderModel(config).save_pretrained(place / "text_encoder", max_shard_size="5KB")
     words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(place / "tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(
+        place / "tokenizer"
+    )
     files = [weights.registry.File(str(p.relative_to(place))) for p in sorted(place.rglob("*")) if p.is_file()]
     known = weights.WEIGHTS["umt5_xxl"]
-    tiny = weights.registry.Weights(known.name, known.purpose, known.source, known.revision, tuple(files), known.licence)
+    tiny = weights.registry.Weights(
+        known.name, known.purpose, known.source, known.revision, tuple(files), known.licence
+    )
     monkeypatch.setitem(weights.WEIGHTS, "umt5_xxl", tiny)
     return place
 
