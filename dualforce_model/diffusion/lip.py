@@ -20,6 +20,7 @@ class LipConfig:
     """Sizes of the scorer."""
 
     audio_dim: int = 1024
+    audio_span: int = 28  # audio features that one latent hears
     width: int = 128
     embedding: int = 64
     latent_channels: int = 16
@@ -38,14 +39,14 @@ class LipScorer(nn.Module):
         )  # fmt: skip
         self.sound = nn.Sequential(
             nn.LayerNorm(config.audio_dim), nn.Linear(config.audio_dim, W), nn.GELU(), nn.Flatten(2),
-            nn.LazyLinear(config.embedding),
+            nn.Linear(config.audio_span * W, config.embedding),
         )  # fmt: skip
         self.temperature = nn.Parameter(torch.tensor(0.07).log())
 
     def logits(self, latents: Tensor, boxes: Tensor, audio: Tensor) -> Tensor:
         """Similarity of every mouth to every sound: [B·F, B·F].
 
-        latents [B,16,F,H,W], boxes [B,F,4] mouth (left, top, right, bottom) as shares of the picture, audio [B,F,n,A].
+        latents [B,16,F,H,W], boxes [B,F,4] mouth (left, top, right, bottom) as shares of the picture, audio [B,F,span,A].
         """
         eyes = functional.normalize(self.mouth(crop(latents, boxes)), dim=-1)
         ears = functional.normalize(self.sound(audio).flatten(0, 1), dim=-1)

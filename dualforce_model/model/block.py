@@ -59,21 +59,23 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, places: Places, sink: KeyValue | None, mask: Tensor | None, past: RingView | None
     ) -> Tensor:
+        """Map x [B,F,N,D] to the same shape: a window with its sink (video), a window with a mask (struct), or one more frame.
+
+        `sink`: the reference's keys and values; `mask` [B|1,F,G,M]: keys that are seen; `past`: the cache of this layer.
+        """
         if sink is not None:
             assert places.rest is not None
             weights = self.norm_q.weight, self.norm_k.weight
             q, still, k, v = turned_heads(self.qkv(x), weights, self.norm_q.eps, self.heads, places.full, places.rest)
             return self.out(frame_causal_attention(q, k, v, Sink(still, *sink), self.window).reshape(x.shape))
         q, k, v = self.project(x)
-        turned, k = rotate(q, places.full), rotate(k, places.full)
+        q, k = rotate(q, places.full), rotate(k, places.full)
         if past is not None:
             k, v = past.with_current(k, v)
-            if mask is None:  # the sink is the first slot of the ring
-                seen = dense_attention(turned.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
-            else:
-                seen = thin_attention(turned, k, v, mask)
+        if past is not None and mask is None:  # all of the ring is visible, and its first slot is the sink
+            seen = dense_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
         else:
-            seen = thin_attention(turned, k, v, mask)
+            seen = thin_attention(q, k, v, mask)
         return self.out(seen.reshape(x.shape))
 
     def reference(self, x: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
@@ -103,6 +105,7 @@ class CrossAttention(nn.Module):
         return self.norm_k(k).unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
 
     def forward(self, x: Tensor, heard: KeyValue, mask: Tensor | None, time: Phase | None) -> Tensor:
+        """Map x [B,F,N,D] to the same shape, given keys and values [B,1,S,H,d] for all frames, or [B,F,L,H,d] with a `time`."""
         q = self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
         if time is not None:  # each frame has its own window of keys: frames become batch
             q = rotate(q, time).flatten(0, 1)[:, None]

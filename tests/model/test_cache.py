@@ -62,6 +62,7 @@ def test_eviction_is_an_explicit_window(shape, start, window):
     {"bridge": {"direction": "struct_to_video"}},
     {"bridge": {"direction": "video_to_struct"}},
     {"struct_tokens": 1},
+    {"reference_spread": 0.1},
 ])  # fmt: skip
 def test_every_variant_rolls_out_as_it_trains(change):
     config = tiny(**change)

@@ -9,6 +9,8 @@ import torch
 
 from dualforce_model.config import ConfigError
 from dualforce_model.diffusion import (
+    DropRates,
+    Levels,
     LipConfig,
     LipScorer,
     LossWeights,
@@ -18,14 +20,18 @@ from dualforce_model.diffusion import (
     by_decile,
     clean_estimate,
     draw_levels,
+    drop_conditions,
     frame_schedule,
     generator_for,
+    gradient_norms,
     integrate,
     losses,
     normal,
     velocity_target,
 )
+from dualforce_model.diffusion.captured import mirrored, overwrite
 from dualforce_model.diffusion.losses import masked_mean
+from dualforce_model.model import Conditions
 
 
 def test_randomness_is_a_function_of_seed_step_and_rank():
@@ -179,17 +185,49 @@ def test_deciles():
     assert means[5].isnan()
 
 
+def test_conditions_are_dropped_at_their_own_rates():
+    given = drop_conditions(Conditions(), 20_000, DropRates(audio=0.1, text=0.3, reference=0.0), generator_for(7))
+    assert given.drop_audio.float().mean() == pytest.approx(0.1, abs=0.01)
+    assert given.drop_text.float().mean() == pytest.approx(0.3, abs=0.01)
+    assert not given.drop_reference.any()
+    both = (given.drop_audio & given.drop_text).float().mean()
+    assert both == pytest.approx(0.03, abs=0.01)  # independent
+    with pytest.raises(ConfigError, match="text"):
+        DropRates(text=1.2)
+
+
+def test_gradient_norms_are_each_terms_own():
+    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    unused = torch.ones(2, requires_grad=True)
+    norms = gradient_norms({"a": w.square().sum() / 2, "b": 2 * w[0]}, [w, unused])
+    assert norms == {"a": pytest.approx(5.0), "b": pytest.approx(2.0)}
+    assert w.grad is None
+
+
+def test_a_captured_batch_keeps_its_storage_and_refuses_another_shape():
+    levels = Levels(torch.rand(2, 3), torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+    kept = mirrored(levels)
+    address = kept.video.data_ptr()
+    other = Levels(torch.rand(2, 3), torch.rand(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    overwrite(kept, other)
+    assert kept.video.data_ptr() == address != levels.video.data_ptr()
+    assert torch.equal(kept.video, other.video)
+    assert kept.given.all()
+    with pytest.raises(ValueError, match=r"\(2, 3\), got \(2, 4\)"):
+        overwrite(kept, Levels(torch.rand(2, 4), torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool)))
+    with pytest.raises(ValueError, match="captured with"):
+        overwrite(Conditions(), Conditions(text=torch.zeros(1)))
+
+
 def test_the_lip_scorer_learns_and_judges():
     torch.manual_seed(0)
     B, F, E = 3, 6, 8
-    scorer = LipScorer(LipConfig(audio_dim=E, width=16, embedding=16))
+    scorer = LipScorer(LipConfig(audio_dim=E, audio_span=5, width=16, embedding=16))
     audio = torch.randn(B, F, 5, E)
     # mouths whose latent shows the sound
     latents = torch.randn(B, 16, F, 8, 8) * 0.1 + audio.mean(2).repeat(1, 1, 2).permute(0, 2, 1)[..., None, None]
     boxes = torch.tensor([0.25, 0.5, 0.75, 1.0]).expand(B, F, 4)
     mask = torch.ones(B, F, dtype=torch.bool)
-    with torch.no_grad():
-        scorer.loss(latents, boxes, audio, mask)  # sizes the last layer
     optimiser = torch.optim.Adam(scorer.parameters(), lr=3e-3)
     for _ in range(60):
         loss, accuracy = scorer.loss(latents, boxes, audio, mask)
