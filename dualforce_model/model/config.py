@@ -91,9 +91,7 @@ class ModelConfig:
     audio_left_ms: int = 320  # sound heard before a latent begins
     audio_lookahead_ms: int = 80  # sound heard after a latent ends; also the latency that it costs when streaming
     text_dim: int = 4096
-    reference_spread: float | None = (
-        None  # how far latents lie from the reference, if the head adds to it; see `precondition`
-    )
+    reference_spread: float | None = None  # spread of latents around the reference, if the head says the rest only
     window: int | None = None  # latents that a latent may see, itself included; None: all before it
     rotary_base: float = 10_000.0
     norm_eps: float = 1e-6
