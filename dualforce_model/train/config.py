@@ -32,7 +32,7 @@ class TrainConfig:
 
     preset: str = "tiny"
     # how far from the reference the video is taken to lie; null: the head alone gives the velocity (model.precondition)
-    reference_spread: float | None = 0.05
+    reference_spread: float | None = 0.03
     model: dict[str, Any] = field(default_factory=dict)  # keys of ModelConfig on top of the preset, dotted or nested
     steps: int = 300
     batch: int = 8  # windows per optimiser step, all processes together

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,18 @@ def measured_flame(card: Mapping[str, Any]) -> np.ndarray:
 
 def model_config(config: TrainConfig, card: Mapping[str, Any]) -> ModelConfig:
     """The preset with the config's changes, its inputs and readouts as wide as the dataset's features."""
-    changes = [f"{key}={json.dumps(value)}" for key, value in config.model.items()]
+    changes = [f"{key}={json.dumps(value)}" for key, value in _dotted(config.model)]
     width = {"audio_dim": card["audio_dim"], "flame_dim": len(measured_flame(card))}
     return preset(config.preset, *changes, reference_spread=config.reference_spread, **width)
+
+
+def _dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """`a.b`, c for {a: {b: c}}."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{key}.")
+        else:
+            yield before + key, value
 
 
 class Objective:

@@ -26,6 +26,14 @@ def checkpoint(run_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def checkpoint_without_struct(run_folder, tmp_path_factory) -> Path:
+    """The video tower alone."""
+    out = tmp_path_factory.mktemp("checkpoints")
+    alone = {"struct": None, "bridge": {"strategy": "none"}}
+    return train(TrainConfig(steps=2, batch=2, frames=3, model=alone), run_folder, out, lambda _: None).checkpoint
+
+
+@pytest.fixture(scope="session")
 def talker(checkpoint) -> Talker:
     return Talker.load(checkpoint, "cpu")
 

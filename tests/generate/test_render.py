@@ -76,6 +76,11 @@ def test_a_real_picture_and_any_sound_file_through_the_command(checkpoint, share
         assert sum(1 for _ in container.decode(video=0)) == 25
 
 
+def test_the_video_tower_alone_talks_too(checkpoint_without_struct, picture, speech, tmp_path):
+    made = generate(checkpoint_without_struct, picture, speech, tmp_path / "out.mp4", QUICK)
+    assert made.frames == 31
+
+
 def refused(*arguments, kind=BadInput, **named) -> str:
     with pytest.raises(kind) as error:
         generate(*arguments, **named)
