@@ -1,7 +1,8 @@
 """The model: two causal towers, their bridge, their conditions and their cache. It knows tensors, not files of clips.
 
 Read in this order: `config`, `rotary`, `attention`, `block`, `bridge`, `conditioning`, `towers`, `duo`, `cache`,
-`dualforce`, `hearing`; then `triangle` (the same attention, fast), `files` and `wan` (weights in and out).
+`dualforce`, `hearing`; then what makes it fast (`triangle`, `merge`, `heads`, `checkpointing`, `float8`) and what brings
+weights in and out (`files`, `wan`).
 """
 
 from dualforce_model.model.cache import Cache
