@@ -14,7 +14,7 @@ from dualforce_model.config import ConfigError, near_misses
 from dualforce_model.download import deny
 from dualforce_model.download.config import DownloadConfig
 from dualforce_model.download.failures import CLASSES, Failure
-from dualforce_model.download.fetch import FetchError, Session, discard, kept
+from dualforce_model.download.fetch import FetchError, Session, cookies_of, discard, kept
 from dualforce_model.download.listed import ListedVideo, Manifest
 from dualforce_model.download.lists import read_lists
 from dualforce_model.download.manners import Manners
@@ -35,6 +35,7 @@ def plan(run: Run) -> list[Item]:
     if not config.lists:
         raise RunError("no lists to download from: set download.lists.<dataset>=PATH (hdtf, celebv_hq, vfhq, links, …)")
     _manners[run.dir] = Manners(config)
+    cookies_of(config.cookies)  # said once, and not of every video
     denied, tries = deny.read(run.dir), _tries(run)
     items: list[Item] = []
     for manifest in read_lists(config):

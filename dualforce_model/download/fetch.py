@@ -19,7 +19,7 @@ from dualforce_model.download.failures import Failure, classify, scrub
 from dualforce_model.download.listed import ListedVideo
 from dualforce_model.errors import BadInput
 from dualforce_model.media import probe
-from dualforce_model.store import digest_file, write_json
+from dualforce_model.store import digest_file, publish, write_json
 
 log = logging.getLogger("dualforce.download")
 BLOCK = 64 * 1024  # bytes
@@ -62,8 +62,6 @@ class Session:
 
         Raises FetchError with the class of what went wrong, and OSError when the disk is full.
         """
-        from yt_dlp.utils import YoutubeDLError
-
         downloader = self._downloader
         folder.mkdir(parents=True, exist_ok=True)
         _room(folder, self.config)
@@ -75,21 +73,18 @@ class Session:
             with downloader.looking():
                 info = downloader.extract_info(video.url, download=False)
             _acceptable(info, self.config)
-            _same_as_begun(folder, video.key, downloader.seen)
+            _same_as_begun(folder, video.key, f"{identity} {info.get('format_id')} {downloader.seen}")
             downloader.process_info(info)
-        except (YoutubeDLError, OSError, ValueError) as error:
+        except FetchError as error:  # a cap
+            raise FetchError(replace(error.failure, progressed=_bytes(folder, video.key) > before)) from error
+        except Exception as error:
             failure = _failure(error, downloader.refusal)
             if failure.kind == "disk":
                 raise OSError(ENOSPC, failure.message) from error
             raise FetchError(replace(failure, progressed=_bytes(folder, video.key) > before)) from error
-        except FetchError as error:  # a cap
-            raise FetchError(replace(error.failure, progressed=_bytes(folder, video.key) > before)) from error
         finally:
             downloader.close_responses()
-        return _finish(video, identity, folder, info, _bytes(folder, video.key) - before)
-
-    def close(self) -> None:
-        self._downloader.close()
+        return _finish(video, identity, folder, info, self.config, _bytes(folder, video.key) - before)
 
 
 def options(config: DownloadConfig) -> dict[str, Any]:
@@ -117,7 +112,7 @@ def options(config: DownloadConfig) -> dict[str, Any]:
         "ratelimit": config.rate_limit_kib * 1024 or None,
         "sleep_interval_requests": config.pause_s or None,
         "proxy": config.proxy_address or None,
-        "cookiefile": _cookies(config.cookies),
+        "cookiefile": cookies_of(config.cookies),
         "cachedir": False,
         "fixup": "never",  # our reader looks into a file and not at its name
         "updatetime": False,
@@ -150,18 +145,23 @@ def discard(folder: Path, key: str) -> list[Path]:
     return gone
 
 
-def _finish(video: ListedVideo, identity: str, folder: Path, info: dict[str, Any], fetched: int) -> Fetched:
+def _finish(
+    video: ListedVideo, identity: str, folder: Path, info: dict[str, Any], config: DownloadConfig, fetched: int
+) -> Fetched:
     found = [p for p in folder.glob(f"{video.key}.*") if p.suffix != ".json" and not p.name.endswith(LEFT_OVER)]
     if len(found) != 1:
         names = ", ".join(sorted(p.name for p in found)) or "nothing"
         discard(folder, video.key)
         raise FetchError(Failure("unknown", f"yt-dlp reported success and left {names}"))
     (path,) = found
-    (folder / f"{video.key}.seen").unlink(missing_ok=True)
     try:
         facts = probe(path)
+        _short_enough(facts.duration_s, config)
+    except FetchError:
+        discard(folder, video.key)
+        raise
     except BadInput as error:
-        path.unlink()  # the next attempt must not take it for a finished file
+        discard(folder, video.key)  # the next attempt must not take it for a finished file
         kind = "not_a_video" if error.reason in ("not_a_video", "no_video_stream") else "damaged"
         raise FetchError(Failure(kind, f"what came is no whole video: {error}")) from error
     sidecar = folder / f"{video.key}.json"
@@ -184,22 +184,26 @@ def _finish(video: ListedVideo, identity: str, folder: Path, info: dict[str, Any
             "sound": facts.audio is not None,
         },
     )
+    (folder / f"{video.key}.seen").unlink(
+        missing_ok=True
+    )  # last: without it, files that have no side-car are not trusted
     return Fetched(path, sidecar, fetched)
 
 
 def _same_as_begun(folder: Path, key: str, seen: str) -> None:
-    """Before a part is gone on with: when the host has another file now, the part of the old one must not be its beginning.
+    """Before a part is gone on with: what lies there must be of the same file in the same format, else it goes.
 
-    A part that is whole already, by the host's own word on its length, becomes the file.
+    `seen` says which; it stands beside what is unfinished. A part that is whole already, by the host's own word on its
+    length, becomes the file.
     """
     note = folder / f"{key}.seen"
-    if note.exists() and note.read_text(encoding="utf-8") != seen:
+    if not note.exists() or note.read_text(encoding="utf-8") != seen:
         discard(folder, key)
-    if seen:
-        note.write_text(seen, encoding="utf-8")
-        for part in folder.glob(f"{key}.*.part"):
-            if str(part.stat().st_size) == seen.rpartition(" ")[2]:
-                part.replace(part.with_suffix(""))
+        with publish(note) as temporary:
+            temporary.write_text(seen, encoding="utf-8")
+    for part in folder.glob(f"{key}.*.part"):
+        if str(part.stat().st_size) == seen.rpartition(" ")[2]:
+            part.replace(part.with_suffix(""))
 
 
 def _failure(error: BaseException, refusal: Any) -> Failure:
@@ -223,12 +227,14 @@ def _acceptable(info: dict[str, Any] | None, config: DownloadConfig) -> None:
         )
     if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
         raise FetchError(Failure("live", "the video is a live stream or not out yet"))
-    if (info.get("duration") or 0) > config.max_hours * 3600:
-        raise FetchError(
-            Failure("too_long", f"{info['duration'] / 3600:.1f} h is more than max_hours = {config.max_hours:g}")
-        )
+    _short_enough(info.get("duration") or 0, config)
     size = sum(f.get("filesize") or f.get("filesize_approx") or 0 for f in info.get("requested_formats") or [info])
     _within(size, config)
+
+
+def _short_enough(seconds: float, config: DownloadConfig) -> None:
+    if seconds > config.max_hours * 3600:
+        raise FetchError(Failure("too_long", f"{seconds / 3600:.2f} h is more than max_hours = {config.max_hours:g}"))
 
 
 def _within(size: int, config: DownloadConfig) -> None:
@@ -264,7 +270,7 @@ class _Quiet:
     info = warning = error = debug
 
 
-def _cookies(path: Path | None) -> io.StringIO | None:
+def cookies_of(path: Path | None) -> io.StringIO | None:
     if path is None:
         return None
     try:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from dualforce_model.download.failures import Failure
-from dualforce_model.download.manners import BUSY_S, Manners
+from dualforce_model.download.manners import Manners
 
 T = TypeVar("T")
 LOOK_UP_S = 0.5  # the longest nap, so that an interrupt is noticed
@@ -71,6 +71,3 @@ def work_off(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-__all__ = ["BUSY_S", "work_off"]

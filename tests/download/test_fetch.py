@@ -223,6 +223,19 @@ def test_redirects_reach_no_local_address(get, host, data):
     assert failure(get, "loop").kind == "gone"
 
 
+def test_another_format_or_a_damaged_file_is_fetched_anew(get, host, data, tmp_path):
+    host.files["/a.mp4"] = data
+    host.faults["/a.mp4"] = [Fault(), Fault(cut_after=500_000)]
+    failure(get, "a", identity="1080 pixels")
+    got = get("a", identity="720 pixels")  # the part was of something else
+    assert [first for first, _ in transferred(host, "/a.mp4")] == [0, 0]
+    got.path.write_bytes(data[:-1] + b"x")
+    assert get("a", identity="720 pixels").path.read_bytes() == data
+    assert get("a", identity="480 pixels").path.read_bytes() == data
+    assert [first for first, _ in transferred(host, "/a.mp4")] == [0, 0, 0, 0]
+    assert names(tmp_path) == ["a.json", "a.mp4"]
+
+
 def test_caps_on_size_and_time(get, host, data, tmp_path):
     host.files["/a.mp4"] = data
     assert failure(get, "a", max_mib=1).kind == "too_large"
@@ -231,6 +244,7 @@ def test_caps_on_size_and_time(get, host, data, tmp_path):
     assert failure(get, "b", max_mib=5).kind == "too_large"
     slow = failure(get, "a", video_timeout_s=0.2, rate_limit_kib=256)
     assert (slow.kind, slow.progressed) == ("too_slow", True)
+    assert failure(get, "a", max_hours=0.001).kind == "too_long"
     assert sum(sent for _, sent in transferred(host, "/a.mp4")[-1:]) < len(data)
 
 

@@ -19,12 +19,12 @@ from host import Fault, Host
 from dualforce_model.config import ConfigError
 from dualforce_model.data import dataset
 from dualforce_model.download import deny
-from dualforce_model.download.failures import Failure
+from dualforce_model.errors import BadInput
 from dualforce_model.report import render
 from dualforce_model.store import ledger, write_json
 from tasks.download import retry_failed
 from tasks.forget import forget
-from tasks.run import Run, RunError, open_run
+from tasks.run import RunError, open_run
 from tasks.status import status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,7 +185,10 @@ def test_a_kill_loses_nothing_and_fetches_nothing_twice(host, links, clip, tmp_p
         later = [r for r in host.requests[begin:end] if not r.look]
         for key, size in left.items():  # each part is gone on with, to the byte
             asked = [r.first for r in later if r.path == f"/{key}.mp4"]
-            assert asked in ([], [size])  # nothing when it was whole already, or when the next kill came before its turn
+            assert asked in (
+                [],
+                [size],
+            )  # nothing when it was whole already, or when the next kill came before its turn
     for key in KEYS:
         assert sum(r.first == 0 for r in host.requests if r.path == f"/{key}.mp4" and not r.look) <= 2
     alone = do(run_of(tmp_path / "alone", links, host.name))
@@ -311,8 +314,12 @@ def test_no_lists_no_download(tmp_path):
     run = create(tmp_path / "run", configs.build(RunConfig, {}))
     with pytest.raises(RunError, match="no lists to download from"):
         do(run)
-    assert isinstance(open_run(run.dir), Run)
-    assert Failure("network", "").passing
+
+
+def test_cookies_that_cannot_be_read_stop_the_run_before_it_asks_anybody(host, links, tmp_path):
+    with pytest.raises(BadInput, match="cookies cannot be read"):
+        do(run_of(tmp_path / "run", links, host.name, cookies=str(tmp_path / "nowhere.txt")))
+    assert host.requests == []
 
 
 def test_five_hundred_small_files_with_faults_are_all_obtained_and_counted(shared_data, tmp_path):
