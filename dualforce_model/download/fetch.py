@@ -134,6 +134,8 @@ def kept(folder: Path, key: str, identity: str) -> tuple[Path, Path] | None:
         whole = facts["identity"] == identity and digest_file(path) == facts["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if whole:
+        (folder / f"{key}.seen").unlink(missing_ok=True)  # a kill came between the two
     return (path, sidecar) if whole else None
 
 

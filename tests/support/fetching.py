@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dualforce_model import config as configs
-from dualforce_model.store import ledger
+from dualforce_model.store import ledger, sweep
 from tasks import obtained
 from tasks.config import RunConfig
 from tasks.run import Run, create, lock
@@ -27,6 +27,7 @@ def run_of(folder: Path, links: Path, host: str, shard_size: int = 256, **downlo
 def do(run: Run, stage: str = "download", force: bool = False) -> list[dict]:
     """Bring a stage up to date; its rows."""
     with lock(run.dir):
+        sweep(run.dir / STAGES[stage].folder)
         shards = split(run, STAGES[stage].plan(run)) or [[]]
         previous = previous_records(run, STAGES[stage])
         ledger.begin(run.dir, stage, len(shards))
