@@ -17,6 +17,7 @@ PACKAGES = {
     "accelerate": "launching training",
     "mediapipe": "faces, struct and FLAME backends `mediapipe`",
     "av": "reading and writing video (brings FFmpeg along)",
+    "yt-dlp": "fetching the videos of dataset lists",
     "insightface": "faces backend with weights, demo clips",
     "transformers": "HuBERT and UMT5 backends",
     "diffusers": "Wan VAE backend",
