@@ -82,7 +82,8 @@ def _vae(args: argparse.Namespace, device: torch.device, root: Path) -> Any:
     if not place.exists():
         torch.manual_seed(0)
         with device:
-            AutoencoderKLWan().save_pretrained(place)
+            random: Any = AutoencoderKLWan()
+        random.save_pretrained(place)
     dtype = dtype_of("float32" if args.precision == "float32" else "bfloat16")
     return wan.load(root / "wan_vae", dtype, device, compiled=device.type == "cuda" and not args.plain)
 

@@ -80,6 +80,6 @@ def finder_of(config: FaceCropConfig) -> Detector | InsightFaceDetector:
 
 def weights_of(config: FaceCropConfig) -> list[str]:
     """What identifies the weights that the configured backends need. Raises MissingWeightsError, WeightsError."""
-    needed = [config.insightface] if config.backend == "insightface" else []
+    needed: list[str] = [config.insightface] if config.backend == "insightface" else []
     needed += ["face_landmarker"] if config.landmarks == "landmarker" else []
     return [weights.digest(name) for name in needed]

@@ -140,9 +140,8 @@ def in_batches(
         nonlocal out
         while out in read and (out in results or not left[out]):
             pieces = done.pop(out, [])
-            yield results.pop(out, None) or Result(
-                {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}
-            )
+            whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}
+            yield results.pop(out) if out in results else Result(whole)
             out += 1
 
     for number, items in enumerate(ahead(jobs, readers)):

@@ -7,7 +7,7 @@ the left (R transposed) and the offsets as they are, so nothing is lost: see `un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,5 +104,5 @@ def network(precision: Literal["float32", "tf32", "bfloat16"]) -> conveyor.Forwa
         angles = [published.degrees(out[name]) for name in ("pitch", "yaw", "roll")]
         return {"R": published.rotation(*angles), "exp": out["exp"], "t": out["t"], "scale": out["scale"]}
 
-    model: Callable = published.load(weights.locate(WEIGHTS))
+    model = published.load(weights.locate(WEIGHTS))
     return forward_of(model, motion, precision)

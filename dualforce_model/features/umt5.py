@@ -72,7 +72,7 @@ class Encoder:
         self._config, self._device = config, pick()
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder / "tokenizer")
-            model = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype_of(config.precision))
+            model: Any = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype_of(config.precision))
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise weights.WeightsError(f"{folder} holds no UMT5 encoder with its tokenizer: {error}") from error
         self._model: Any = model.to(self._device).eval()

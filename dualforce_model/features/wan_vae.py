@@ -5,8 +5,8 @@ The latents are the posterior's mean, normalised by the mean and deviation of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,7 +118,7 @@ def encode(frames: Iterable[np.ndarray], config: WanVaeConfig) -> Iterator[np.nd
     running: Any = None  # fetched only when the next chunk is under way, so that the device never waits for us
     for frame in frames:
         if stream is None:
-            tiles = Tiles(*frame.shape[:2], config)
+            tiles = Tiles(frame.shape[0], frame.shape[1], config)
             stream = EncoderStream(load(config.precision), config.chunk)
         with numbers(config.precision):
             chunk = stream.push(torch.from_numpy(tiles.cut(frame.transpose(2, 0, 1))))
@@ -135,33 +135,56 @@ def encode(frames: Iterable[np.ndarray], config: WanVaeConfig) -> Iterator[np.nd
             yield tiles.join(chunk.cpu().numpy(), CELL)
 
 
+class Decoder:
+    """A stream of latents in, pictures out, `chunk` latents at a time (their first alone)."""
+
+    def __init__(self, config: WanVaeConfig):
+        self._config = config
+        self._stream: Any = None
+        self._tiles: Any = None
+
+    def push(self, latent: np.ndarray) -> np.ndarray:
+        """Take a latent [16,h,w]; the pictures uint8 [n,H,W,3] that are ready now (n may be 0)."""
+        import torch
+
+        from dualforce_model.features.networks.wan import DecoderStream
+
+        if self._stream is None:
+            self._tiles = Tiles(latent.shape[1] * CELL, latent.shape[2] * CELL, self._config)
+            self._stream = DecoderStream(load(self._config.precision), self._config.chunk)
+        tiles = torch.from_numpy(self._tiles.cut(np.asarray(latent, np.float32), CELL))
+        return self._pictures(lambda stream: stream.push(tiles))
+
+    def finish(self) -> np.ndarray:
+        """The pictures of the latents that were still waiting for their chunk to fill."""
+        if self._stream is None:
+            return np.zeros((0, 0, 0, 3), np.uint8)
+        return self._pictures(lambda stream: stream.finish())
+
+    def _pictures(self, step: Callable[[Any], Any]) -> np.ndarray:
+        from dualforce_model.features.networks.device import numbers
+
+        with numbers(self._config.precision):
+            chunk = step(self._stream)
+        if chunk is None:
+            return np.zeros((0, self._tiles.height, self._tiles.width, 3), np.uint8)
+        tiles = chunk.cpu().numpy()
+        whole = tiles[0] if len(tiles) == 1 else np.rint(self._tiles.join(tiles)).astype(np.uint8)
+        return np.ascontiguousarray(whole.transpose(1, 2, 3, 0))
+
+
 def decode(latents: Iterable[np.ndarray], config: WanVaeConfig) -> Iterator[np.ndarray]:
     """Pictures [H,W,3] uint8 from latents [16,h,w]: one of the first, four of each other; `config.chunk` at a time."""
-    import torch
-
-    from dualforce_model.features.networks.device import numbers
-    from dualforce_model.features.networks.wan import DecoderStream
-
-    vae, stream, tiles = load(config.precision), None, None
-
-    def pictures(chunk: Any) -> Iterator[np.ndarray]:
-        assert tiles is not None
-        whole = chunk[0].cpu().numpy() if len(chunk) == 1 else np.rint(tiles.join(chunk.cpu().numpy())).astype(np.uint8)
-        yield from np.ascontiguousarray(whole.transpose(1, 2, 3, 0))
-
+    decoder = Decoder(config)
     for latent in latents:
-        if tiles is None:
-            tiles = Tiles(latent.shape[1] * CELL, latent.shape[2] * CELL, config)
-            stream = DecoderStream(vae, config.chunk)
-        with numbers(config.precision):
-            chunk = stream.push(torch.from_numpy(tiles.cut(np.asarray(latent, np.float32), CELL)))
-        if chunk is not None:
-            yield from pictures(chunk)
-    if stream is not None:
-        with numbers(config.precision):
-            chunk = stream.finish()
-        if chunk is not None:
-            yield from pictures(chunk)
+        yield from decoder.push(latent)
+    yield from decoder.finish()
+
+
+def painter(config: WanVaeConfig) -> Callable[[np.ndarray, int], np.ndarray]:
+    """For generation: each latent [16,h,w] gives its pictures uint8 [1 or 4,H,W,3] at once."""
+    decoder = Decoder(replace(config, chunk=1))
+    return lambda latent, _index: decoder.push(latent)
 
 
 def encode_still(frame: np.ndarray, config: WanVaeConfig) -> np.ndarray:

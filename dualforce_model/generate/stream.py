@@ -11,15 +11,12 @@ from torch import Tensor
 
 from dualforce_model.diffusion import ScheduleConfig, frame_schedule, generator_for, integrate, normal
 from dualforce_model.errors import BadInput
-from dualforce_model.features import codec
-from dualforce_model.features.audio_features import MARGIN
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.talker import Talker
 from dualforce_model.model import Conditions
 from dualforce_model.timeline import (
     AUDIO_RATE,
     FPS,
-    SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     STRIDE,
     audio_count,
@@ -80,6 +77,7 @@ class Stream:
         model, device = talker.model, talker.device
         self._branches = Branches.of(self.config)
         self._schedule = _schedule(talker, self.config)
+        self._paint = talker.painter()
         self._ear, self._heard, self._first = talker.ear(), np.zeros((0, model.config.audio_dim), np.float32), 0
         rows = self._branches.rows
         conditions = Conditions(
@@ -95,7 +93,7 @@ class Stream:
     def latency_s(self) -> float:
         """Sound that must be in beyond the last frame of a latent before that latent is drawn."""
         heard = audio_heard(1, 1, 0, self.talker.model.config.audio_lookahead)
-        return heard.stop / AUDIO_RATE - raw_range(1).stop / FPS + MARGIN / SAMPLE_RATE
+        return heard.stop / AUDIO_RATE - raw_range(1).stop / FPS + self.talker.ear_delay_s
 
     def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         """Take samples float32 [n]; yield the frames that are ready now. Raises BadInput bad_audio."""
@@ -167,7 +165,7 @@ class Stream:
         given = (sigma_video, None if struct is None else sigma_struct)
         video, struct = integrate(velocity_of, video, struct, *given, order=self.config.order)
         model.commit_frame(cache, _rows(video, rows), None if struct is None else _rows(struct, rows))
-        return codec.decode_block(video[0, :, 0].cpu().numpy(), still=latent == 0)
+        return self._paint(video[0, :, 0].cpu().numpy(), latent)
 
     def _sound(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """What latent `latent` hears: features [span, A], and which of them exist [span]. Forgets what nobody needs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from dualforce_model import config as strict
 from dualforce_model.config import ConfigError
 from dualforce_model.data.dataset import Scale
 from dualforce_model.errors import BadInput
-from dualforce_model.features import FEATURES, codec
-from dualforce_model.features.audio_features import AudioFeaturesConfig, LogMel
+from dualforce_model.features import FEATURES, codec, hubert, wan_vae
+from dualforce_model.features.audio_features import MARGIN, AudioFeaturesConfig, LogMel
+from dualforce_model.features.hubert import HubertStream
+from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.model import DualForce
 from dualforce_model.model.files import WeightsError, from_pretrained
+from dualforce_model.timeline import AUDIO_RATE, SAMPLE_RATE
 from dualforce_model.train.checkpoint import read_json, resolve
 from dualforce_model.train.config import TrainConfig
 
@@ -51,11 +54,13 @@ class Talker:
             )
         for name in NEEDED:
             made_by, here = card["features"][name], FEATURES[name]
-            if made_by["version"] != here.version:
-                raise BadInput(
-                    "foreign_checkpoint",
-                    f"{folder}: trained on {name} of version {made_by['version']!r}, here is {here.version!r}",
-                )
+            section: Any = strict.build(here.config, made_by["config"])
+            for what, mine in (("version", here.version_of(section)), ("weights", here.weights_of(section))):
+                if made_by.get(what) != mine:
+                    raise BadInput(
+                        "foreign_checkpoint",
+                        f"{folder}: trained on {name} of {what} {made_by.get(what)!r}, here is {mine!r}",
+                    )
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             model = from_pretrained(folder / "ema", device=where)
@@ -82,9 +87,35 @@ class Talker:
         """Latent cells per side."""
         return int(self.card["latent_size"])
 
-    def ear(self) -> LogMel:
+    @property
+    def _hears(self) -> AudioFeaturesConfig:
+        return strict.build(AudioFeaturesConfig, self.card["features"]["audio_features"]["config"])
+
+    @property
+    def _sees(self) -> VideoLatentsConfig:
+        return strict.build(VideoLatentsConfig, self.card["features"]["video_latents"]["config"])
+
+    def ear(self) -> LogMel | HubertStream:
         """A fresh stream of audio features, the same that training heard."""
-        return LogMel(strict.build(AudioFeaturesConfig, self.card["features"]["audio_features"]["config"]))
+        config = self._hears
+        if config.backend == "hubert":
+            return HubertStream(config.hubert, hubert.load(config.hubert))
+        return LogMel(config)
+
+    @property
+    def ear_delay_s(self) -> float:
+        """Sound that the ear wants beyond the end of a feature before it gives that feature, at most."""
+        config = self._hears
+        if config.backend == "hubert":
+            return (config.hubert.block + config.hubert.right) / AUDIO_RATE + hubert.MARGIN / SAMPLE_RATE
+        return MARGIN / SAMPLE_RATE
+
+    def painter(self) -> Callable[[np.ndarray, int], np.ndarray]:
+        """A fresh decoder: a latent [16,h,w] and its index, in order, to its pictures uint8 [1 or 4,H,W,3]."""
+        config = self._sees
+        if config.backend == "wan_vae":
+            return wan_vae.painter(config.wan_vae)
+        return lambda latent, index: codec.decode_block(latent, still=index == 0)
 
     def standardised(self, audio: np.ndarray) -> np.ndarray:
         """Audio features [n,A] as the model reads them."""
@@ -97,4 +128,7 @@ class Talker:
                 "wrong_picture",
                 f"expected a cropped face of {self.size}x{self.size} RGB bytes, got {picture.dtype} {picture.shape}",
             )
-        return torch.from_numpy(codec.encode_still(picture).astype(np.float32))[None].to(self.device)
+        config = self._sees
+        wan = config.backend == "wan_vae"
+        latent = wan_vae.encode_still(picture, config.wan_vae) if wan else codec.encode_still(picture)
+        return torch.from_numpy(latent.astype(np.float32))[None].to(self.device)

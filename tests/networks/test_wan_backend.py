@@ -79,3 +79,13 @@ def test_large_pictures_go_through_tiles():
     np.testing.assert_allclose(latents[:, :, :4], alone[:, :, :4], atol=1e-4)  # only one tile sees the first rows
     decoded = np.stack(list(wan_vae.decode(latents.swapaxes(0, 1), tiled)))
     assert decoded.shape == (5, 96, 64, 3)
+
+
+def test_generation_paints_each_latent_at_once():
+    config = WanVaeConfig(precision="float32")
+    latents = np.random.default_rng(0).standard_normal((4, 16, 3, 3)).astype(np.float32)
+    paint = wan_vae.painter(config)
+    pieces = [paint(latent, index) for index, latent in enumerate(latents)]
+    assert [len(piece) for piece in pieces] == [1, 4, 4, 4]
+    whole = np.stack(list(wan_vae.decode(latents, config)))
+    assert np.abs(np.concatenate(pieces).astype(int) - whole).max() <= 1

@@ -6,7 +6,7 @@ Feng et al. 2021, "DECA"; Danecek et al. 2022, "EMOCA". 8.2 GFLOP a picture of 2
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,8 @@ class ResNet50(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = cast("nn.Module", layer)(x)
         return F.avg_pool2d(x, 7).flatten(1)
 
 

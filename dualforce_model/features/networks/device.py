@@ -44,7 +44,7 @@ def forward_of(
     `outputs(model, pictures)` gives named tensors with B rows; they come out as float32 arrays.
     """
     device, dtype = pick(), dtype_of(precision)
-    model = model.to(device, dtype, memory_format=torch.channels_last).eval()
+    model = model.to(device, dtype).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def forward(pictures: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
         with numbers(precision):

@@ -23,9 +23,10 @@ def network(folder: Path, config: HubertConfig) -> Network:
     from transformers import HubertModel
 
     try:
-        model, report = HubertModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = HubertModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"{folder} holds no HuBERT that can be read: {error}") from error
+    model, report = loaded
     missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")  # for training alone
     if missing or report["mismatched_keys"]:
         raise WeightsError(
