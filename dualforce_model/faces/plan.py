@@ -62,9 +62,10 @@ def plan(
         searches = sum(first <= at < last for at in scan.searches)
         tracks = link(looks, PATIENCE, searches)
         for index, track in enumerate(tracks[: 1 if framed else config.max_tracks]):
-            # a track begins before the look that saw it first: at the cut when it was seen at once
-            begin = first if track.at[0] - first <= SEARCH_EVERY else track.at[0]
-            end = last if last - track.at[-1] <= SEARCH_EVERY else track.at[-1] + 1
+            # a track begins before the look that saw it first: at the cut when that was one of the first two
+            near = 2 * config.detect_every
+            begin = first if track.at[0] - first <= near else track.at[0]
+            end = last if last - track.at[-1] <= near else track.at[-1] + 1
             if end - begin < config.min_shot_s * FPS:
                 continue
             both = max(begin, heard[0]), min(end, heard[1])

@@ -13,9 +13,9 @@ from dualforce_model.timeline import FPS
 
 SHOT_PX = 192  # longest side of the pictures on which cuts are found
 LOOK_PX = 640  # and on which known faces are followed
-SEARCH_PX = 1280  # and on which the whole is searched
-SEARCH_EVERY = FPS  # frames between two searches of the whole picture
-THOROUGH_EVERY = 2  # of these, every second one is thorough: also for small faces, and each face is checked
+SEARCH_PX = 1280  # and on which the whole is searched thoroughly
+SEARCH_EVERY = FPS  # frames between two searches of the whole picture, while faces are known
+THOROUGH_EVERY = 2 * FPS  # frames between two thorough ones: also for small faces, and each face is checked
 MIN_SHOT = 15  # frames between two cuts (PySceneDetect's own default): a flash is no cut
 
 
@@ -55,6 +55,7 @@ def scan(reader: GridReader, config: FaceCropConfig, within: tuple[int, int, int
     cuts = ContentDetector(threshold=config.cut_threshold, min_scene_len=MIN_SHOT)
     finder = finder_of(config)
     known: list[Face] = []  # human faces, where they were last
+    next_thorough = 0
     for frame in reader:
         found.frames = frame.index + 1
         fresh_cuts: list[int] = []
@@ -62,9 +63,13 @@ def scan(reader: GridReader, config: FaceCropConfig, within: tuple[int, int, int
             small = frame.picture.thin(SHOT_PX)[:, :, ::-1]
             fresh_cuts = [c.frame_num for c in cuts.process_frame(FrameTimecode(frame.index, float(FPS)), small)]
             found.cuts += fresh_cuts
-        if not found.searches or frame.index - found.searches[-1] >= SEARCH_EVERY or fresh_cuts:
-            thorough = len(found.searches) % THOROUGH_EVERY == 0 or bool(fresh_cuts)
-            picture = frame.picture.small(SEARCH_PX)
+        look = frame.index % config.detect_every == 0
+        since = frame.index - found.searches[-1] if found.searches else SEARCH_EVERY
+        if since >= SEARCH_EVERY or fresh_cuts or (look and not known):
+            thorough = frame.index >= next_thorough or bool(fresh_cuts)
+            if thorough:
+                next_thorough = frame.index + THOROUGH_EVERY
+            picture = frame.picture.small(SEARCH_PX if thorough else LOOK_PX)
             scale = reader.width / picture.shape[1]
             faces = finder.search(picture, scale, known, tiles=thorough)
             faces = [f for f in faces if f.side >= config.min_track_px and _inside(f, within)]
@@ -73,9 +78,9 @@ def scan(reader: GridReader, config: FaceCropConfig, within: tuple[int, int, int
             checked = [replace(f, human=finder.human(picture, scale, f)) for f in faces if f not in trusted]
             faces, known = trusted + checked, trusted + [f for f in checked if f.human]
             found.searches.append(frame.index)
-        elif frame.index % config.detect_every == 0:
+        elif look:
             picture = frame.picture.small(LOOK_PX)
-            faces = known = finder.follow(picture, reader.width / picture.shape[1], known) if known else []
+            faces = known = finder.follow(picture, reader.width / picture.shape[1], known)
         else:
             continue
         found.looks.append((frame.index, faces))

@@ -15,7 +15,7 @@ from dualforce_model.config import ConfigError, build
 from dualforce_model.faces import FaceCropConfig, crop_source
 from dualforce_model.faces.detect import cut
 from dualforce_model.faces.mesh import ARRAYS
-from dualforce_model.media import GridReader, read_audio
+from dualforce_model.media import GridReader, read_audio, write_video
 from dualforce_model.store import digest_file, intact, write_json
 from dualforce_model.store.publish import TEMPORARY
 
@@ -230,3 +230,14 @@ def test_memory_does_not_grow_from_clip_to_clip(tmp_path, may):
     assert len(sizes) >= 7
     assert max(sizes) < 600
     assert sizes[-1] - sizes[1] < 50  # a clip's frames alone are 100 MiB
+
+
+def test_a_clip_begins_when_its_face_appears(tmp_path, may):
+    """A slow fade-in is no cut; the first second shows nobody."""
+    pictures = [frame.picture.rgb() for frame in GridReader(may)]
+    light = np.clip((np.arange(len(pictures)) - 22) / 30, 0, 1)
+    frames = [(picture * share).astype(np.uint8) for picture, share in zip(pictures, light, strict=True)]
+    write_video(tmp_path / "fade.mp4", frames, None)
+    (clip,) = crop(tmp_path / "fade.mp4", tmp_path / "out", FaceCropConfig(size=128)).clips
+    assert 0.8 < clip.info["start_s"] < 2
+    assert clip.info["faces"]["coverage"] > 0.95
