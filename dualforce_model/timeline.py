@@ -103,7 +103,9 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.length < 1:
-            raise ValueError(f"a window starts at latent >= 0 and holds >= 1, got start {self.start}, length {self.length}")
+            raise ValueError(
+                f"a window starts at latent >= 0 and holds >= 1, got start {self.start}, length {self.length}"
+            )
 
     @property
     def latents(self) -> slice:

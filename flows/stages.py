@@ -43,7 +43,7 @@ def _stage(name: str, what: str) -> StageFlow:
     stage.__name__ = stage.__qualname__ = name
     stage.__doc__ = what + PARAMETERS  # the dashboard's form shows it
     # two shards at a time: the second fills the workers while the first ends
-    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+    runner: Any = ThreadPoolTaskRunner(max_workers=2)
     return flow(
         name=name.replace("_", "-"),
         flow_run_name=run_name,

@@ -65,7 +65,9 @@ def read(run_dir: Path, stage: str) -> pd.DataFrame:
     if not frames:
         return pa.schema(list(COLUMNS.items())).empty_table().to_pandas()
     rows = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    rows = rows.sort_values("finished_at", kind="stable").drop_duplicates(["source", "source_id", "clip_id"], keep="last")
+    rows = rows.sort_values("finished_at", kind="stable").drop_duplicates(
+        ["source", "source_id", "clip_id"], keep="last"
+    )
     return rows.sort_values(["source", "clip_id"], kind="stable", ignore_index=True)
 
 

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = f".partial-{zlib.crc32(os.uname().nodename.encode()):08x}-"  # a process id means something on its own machine
+TEMPORARY = (
+    f".partial-{zlib.crc32(os.uname().nodename.encode()):08x}-"  # a process id means something on its own machine
+)
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
 
