@@ -48,6 +48,7 @@ class RunnerConfig:
     workers: int = 0  # processes; 0 = one per core
     shard_size: int = 256  # items per Prefect task run
     train_processes: int = 1  # ranks of the training job on this machine: one per GPU
+    accelerate: Path | None = None  # launch settings instead, see infra/accelerate
     clip_timeout_s: float = 3600.0  # one item may take this long; then its worker is stopped and the item failed
 
     def __post_init__(self) -> None:

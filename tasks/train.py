@@ -12,6 +12,7 @@ from dualforce_model.store import identity, ledger, write_json
 from dualforce_model.train import checkpoint, log
 from dualforce_model.train.config import TrainConfig, lineage
 from tasks import watch
+from tasks.config import RunnerConfig
 from tasks.launch import run_job
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage
@@ -26,7 +27,7 @@ def plan(run: Run) -> list[Item]:
         raise RunError(f"no dataset in {run.dir}; run the stage 'metadata' first")
     dataset = json.loads(card.read_text(encoding="utf-8"))["identity"]
     mine = identity(stage="train", version=VERSION, dataset=dataset, config=lineage(run.config.train))
-    payload = {"config": run.config.train, "processes": run.config.runner.train_processes}
+    payload = {"config": run.config.train, "launch": _launch(run.config.runner)}
     return [Item(mine, "", "", payload=payload)]
 
 
@@ -44,7 +45,7 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
         if line.startswith("{") and '"step"' in line:
             watch.tell("train", 0, json.loads(line)["step"], config.steps)
 
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *_accelerate(item.payload["processes"])]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *item.payload["launch"]]
     job = [
         "-m",
         "dualforce_model.train",
@@ -80,13 +81,18 @@ def folder(run_dir: Path, item: Item) -> Path:
     return run_dir / "checkpoints" / item.identity[:12]
 
 
-def _accelerate(processes: int) -> list[str]:
+def _launch(runner: RunnerConfig) -> list[str]:
+    """Arguments of `accelerate launch`: a file of settings, or this machine with so many processes."""
+    if runner.accelerate is not None:
+        if not runner.accelerate.is_file():
+            raise RunError(f"runner.accelerate: there is no file {runner.accelerate}")
+        return ["--config_file", str(runner.accelerate.absolute())]
     import torch
 
-    where = [] if torch.cuda.is_available() else ["--cpu"]
-    several = ["--multi_gpu"] if processes > 1 and torch.cuda.is_available() else []
+    gpus = torch.cuda.is_available()
+    several = ["--multi_gpu"] if runner.train_processes > 1 and gpus else []
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [*where, *several, "--num_processes", str(processes), *plain]
+    return [*([] if gpus else ["--cpu"]), *several, "--num_processes", str(runner.train_processes), *plain]
 
 
 def _restarted(config: TrainConfig) -> TrainConfig:

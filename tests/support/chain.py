@@ -14,7 +14,7 @@ from dualforce_model.store import ledger
 ROOT = Path(__file__).resolve().parents[2]
 # small enough for a test, but nothing is left out: every stage runs, training and generation too
 SMALL = ["face_crop.size=128", "train.steps=6", "train.batch=2", "train.frames=3", "train.checkpoint_every=2"]
-SMALL += ["generate.steps=2", "generate.seconds=1.0"]
+SMALL += ["generate.steps=2", "generate.seconds=1.0", f"runner.accelerate={ROOT}/infra/accelerate/single.yaml"]
 
 
 def free_port() -> int:
