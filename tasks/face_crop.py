@@ -41,7 +41,7 @@ def plan(run: Run) -> list[Item]:
 
 
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
-    """Crop one source. What an earlier run published of the same identity is taken by `crop_source` itself."""
+    """Crop one source. A source is done when the ledger says so: only then are all of its clips known to be there."""
     config: FaceCropConfig = item.payload["config"]
     path, cut = Path(item.payload["path"]), item.payload["cut"]
     sidecars = faces.crop_source(path, item.source_id, item.identity, run_dir / "clips", config, cut)

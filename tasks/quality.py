@@ -41,10 +41,13 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
 
 
 def judge(records: list[Record], thresholds: QualityConfig) -> list[Record]:
-    """The same rows with verdicts from their stored scores. Rows that could not be measured stay failed."""
+    """The same rows with verdicts from their stored scores. Rows that could not be measured stay failed, and rows that
+    lack a score (another version measured them, and they are about to be measured again) stay as they are.
+    """
+    needed = {ledger.SCORE + check.score for check in quality.CHECKS}
     judged = []
     for record in records:
-        if record["status"] != "failed":
+        if record["status"] != "failed" and needed <= record.keys():
             problems = quality.verdict(ledger.scores(record), thresholds)
             record = {
                 **record,
@@ -61,7 +64,12 @@ def refilter(run: Run) -> pd.DataFrame:
     """New verdicts for every clip from its stored scores under the run's thresholds; nothing is measured again."""
     if not ledger.exists(run.dir, "quality"):
         raise RunError(f"{run.dir} has no quality scores yet; run the stage 'quality' first")
-    records = judge(ledger.read(run.dir, "quality").to_dict("records"), run.config.quality)
+    rows = ledger.read(run.dir, "quality")
+    if lacking := {check.score for check in quality.CHECKS if ledger.SCORE + check.score not in rows.columns}:
+        raise RunError(
+            f"the clips were measured by another version, without {', '.join(sorted(lacking))}; run quality again"
+        )
+    records = judge(rows.to_dict("records"), run.config.quality)
     size = run.config.runner.shard_size
     shards = [records[i : i + size] for i in range(0, len(records), size)]
     ledger.begin(run.dir, "quality", len(shards))

@@ -51,10 +51,15 @@ def process_shard(
             shown = percent
             update_progress_artifact(cast("UUID", bar), float(percent))
 
-    records = process(run, STAGES[stage], items, previous, force=force, log=logger.info, progress=progress)
-    if stage == "quality":
-        records = quality.judge(records, run.config.quality)
-    ledger.write_part(run.dir, stage, number, records)
+    def judged(records: list[Record]) -> list[Record]:
+        return quality.judge(records, run.config.quality) if stage == "quality" else records
+
+    def save(records: list[Record]) -> None:
+        ledger.write_part(run.dir, stage, number, judged(records))
+
+    todo = STAGES[stage]
+    records = judged(process(run, todo, items, previous, force=force, log=logger.info, progress=progress, save=save))
+    save(records)
     counts = tally(records)
     logger.info("%s shard %d: %s", stage, number, ", ".join(f"{n} {what}" for what, n in counts.items()))
     return counts

@@ -27,6 +27,7 @@ from tasks.stage import Item, Row, Stage
 
 Record = dict[str, Any]  # a ledger row
 Key = tuple[str, str]
+SAVE_EVERY_S = 3.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,9 +59,15 @@ def process(
     force: bool = False,
     log: Callable[[str], None] = print,
     progress: Callable[[int], None] = lambda done: None,
+    save: Callable[[list[Record]], None] = lambda records: None,
 ) -> list[Record]:
-    """Rows for all `items`, in their order. Raises OutputFull; any other trouble with an item becomes its row."""
+    """Rows for all `items`, in their order. Raises OutputFull; any other trouble with an item becomes its row.
+
+    `save` gets the rows so far every few seconds (earlier rows stand in for items that are not done yet), so that a
+    killed shard loses seconds of work and not minutes.
+    """
     records: dict[int, list[Record]] = {}
+    saved_at = time.monotonic()
     todo: list[int] = []
     for index, item in enumerate(items):
         earlier = previous.get(item.key, [])
@@ -89,6 +96,9 @@ def process(
                     f"{record['clip_id'] or record['source']}: {record['status']}, {record['reason']}: {record['message']}"
                 )
         progress(len(records))
+        if time.monotonic() - saved_at > SAVE_EVERY_S:
+            save([r for index, item in enumerate(items) for r in records.get(index, previous.get(item.key, []))])
+            saved_at = time.monotonic()
     return [record for index in range(len(items)) for record in records[index]]
 
 
