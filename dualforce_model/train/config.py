@@ -13,7 +13,7 @@ from dualforce_model.config import ConfigError
 class OptimiserConfig:
     """AdamW with warm-up and cosine, both counted in optimiser steps."""
 
-    lr: float = 3e-3
+    lr: float = 2e-3
     final_lr: float = 0.05  # of `lr`, at the last step
     warmup: int = 20
     betas: tuple[float, float] = (0.9, 0.99)
@@ -31,8 +31,9 @@ class TrainConfig:
     """One training stage."""
 
     preset: str = "tiny"
-    # how far from the reference the video is taken to lie; null: the head alone gives the velocity (model.precondition)
-    reference_spread: float | None = 0.03
+    # how far from the reference the video is taken to lie (model.precondition): small for minutes of training, whose
+    # pictures then stay close to the reference; 0.1 and more where there is time to learn motion; null: not used
+    reference_spread: float | None = 0.02
     model: dict[str, Any] = field(default_factory=dict)  # keys of ModelConfig on top of the preset, dotted or nested
     steps: int = 300
     batch: int = 8  # windows per optimiser step, all processes together
