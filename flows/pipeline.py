@@ -8,16 +8,15 @@ from contextvars import copy_context
 from functools import partial
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from dualforce_model import report
 from dualforce_model.config import ConfigError, near_misses
 from dualforce_model.features import FEATURES
 from flows.settings import prepare
 from flows.stages import FLOWS, run_name
+from tasks.artifacts import show_run
 from tasks.config import STAGES
 from tasks.download import retry_failed as ask_again
-from tasks.run import Run, lock
+from tasks.run import lock
 
 ORDER: tuple[tuple[str, ...], ...] = (
     ("download",), ("source",), ("face_crop",), ("quality",), tuple(FEATURES), ("metadata",), ("train",), ("generate",),
@@ -79,13 +78,5 @@ def pipeline(
                     for name in names
                 }
             counts |= {name: future.result() for name, future in running.items()}
-        _report(run)
+        show_run(run)
     return counts
-
-
-def _report(run: Run) -> None:
-    page = report.render(run.dir)
-    create_link_artifact(page.as_uri(), link_text="report", key="report", description=f"The report of {run.dir}")
-    lines = [f"| {label} | {count} | {detail} |" for label, count, detail in report.funnel(run.dir)]
-    table = "\n".join(["| | | |", "|---|---|---|", *lines])
-    create_markdown_artifact(table, key="funnel", description=f"What became of every source of {run.config.name}")

@@ -9,13 +9,14 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import opaque
 
 from dualforce_model.store import ledger, sweep
-from tasks import obtained, quality, watch
+from tasks import quality, watch
+from tasks.artifacts import key_of, show_stage
 from tasks.run import Run, RunError, lock
 from tasks.shard import Key, Record, previous_records, process, split, tally
 from tasks.stage import Item
@@ -40,7 +41,7 @@ def process_shard(
 ) -> dict[str, int]:
     """Do one shard of a stage and publish its part of the ledger. Returns the counts of its rows."""
     logger = get_run_logger()
-    bar = create_progress_artifact(0.0, key=f"progress-{_key(stage)}-{number:04d}", description=f"{stage} {number}")
+    bar = create_progress_artifact(0.0, key=f"progress-{key_of(stage)}-{number:04d}", description=f"{stage} {number}")
     shown = 0
 
     def progress(done: int) -> None:
@@ -93,7 +94,7 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         if trouble is not None:
             raise trouble
         ledger.finish(run.dir, name, len(shards))
-    _show(run, name, dict(total))
+    show_stage(run, name, dict(total))
     rows = ledger.read(run.dir, name)
     if not stage.in_workers and len(rows) and (rows["status"] == "failed").all():
         # one clip in thousands may fail; the dataset, the training or the sample as a whole may not
@@ -103,20 +104,3 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
 
 def _of(previous: dict[Key, list[Record]], items: list[Item]) -> dict[Key, list[Record]]:
     return {item.key: previous[item.key] for item in items if item.key in previous}
-
-
-def _show(run: Run, name: str, counts: dict[str, int]) -> None:
-    rows = ledger.read(run.dir, name)
-    reasons = rows[rows["status"] != "accepted"].groupby(["status", "reason"]).size()
-    table = [{"what": what, "items": count} for what, count in counts.items()]
-    table += [{"what": f"{status}: {reason}", "items": int(count)} for (status, reason), count in reasons.items()]
-    create_table_artifact(table, key=f"funnel-{_key(name)}", description=f"{run.config.name}: {name} in {run.dir}")
-    if name in ("download", "source") and run.config.download.lists:
-        came = obtained.table(obtained.count(run))
-        create_table_artifact(
-            came, key="expected-obtained", description=f"{run.config.name}: what the lists promised, what came"
-        )
-
-
-def _key(stage: str) -> str:
-    return stage.replace("_", "-")  # artifact keys know no underscore

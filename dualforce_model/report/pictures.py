@@ -51,7 +51,7 @@ def sheet_of_source(path: Path, seconds: float) -> bytes | None:
 
 
 def contact_sheet(clips: Iterable[Clip], limit: int = 24) -> bytes:
-    """PNG of the middle frame of each clip with face box and landmarks, its name below; says how many are not shown."""
+    """JPEG of the middle frame of each clip with face box and landmarks, its name below; says how many are not shown."""
     from PIL import Image, ImageDraw
 
     clips = list(clips)
@@ -67,9 +67,7 @@ def contact_sheet(clips: Iterable[Clip], limit: int = 24) -> bytes:
         more = Image.new("RGB", (THUMB, THUMB + 16), "white")
         ImageDraw.Draw(more).text((12, THUMB // 2), text, "black")
         tiles.append(np.asarray(more))
-    buffer = io.BytesIO()
-    Image.fromarray(_grid(tiles, columns=min(6, len(tiles)))).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return jpeg(_grid(tiles, columns=min(6, len(tiles))))
 
 
 def jpeg(picture: np.ndarray, quality: int = 78) -> bytes:
