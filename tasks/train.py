@@ -89,10 +89,10 @@ def _launch(runner: RunnerConfig) -> list[str]:
         return ["--config_file", str(runner.accelerate.absolute())]
     import torch
 
-    gpus = torch.cuda.is_available()
-    several = ["--multi_gpu"] if runner.train_processes > 1 and gpus else []
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [*([] if gpus else ["--cpu"]), *several, "--num_processes", str(runner.train_processes), *plain]
+    if runner.train_processes > 1:  # the launcher's name for several processes, on the CPU too (--cpu starts only one)
+        return ["--multi_gpu", "--num_processes", str(runner.train_processes), *plain]
+    return [*([] if torch.cuda.is_available() else ["--cpu"]), "--num_processes", "1", *plain]
 
 
 def _restarted(config: TrainConfig) -> TrainConfig:
