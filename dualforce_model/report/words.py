@@ -7,6 +7,7 @@ import unicodedata
 
 REASONS = {
     "several_faces": "More than one face is seen",
+    "other_person": "The face becomes somebody else's",
     "no_face": "No human face is seen",
     "blurry": "The face is blurred",
     "near_still": "The face hardly moves: a still picture",
