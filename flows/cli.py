@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -123,7 +124,10 @@ def _print_status(run_dir: Path) -> None:
     from tasks.status import status as read_status
 
     found = read_status(run_dir.absolute())
-    table = Table("stage", "accepted", "rejected", "failed", "reused", "seconds", "reasons", title=str(run_dir))
+    table = Table(title=str(run_dir), box=box.SIMPLE)
+    for name in ("stage", "accepted", "rejected", "failed", "reused", "seconds"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
+    table.add_column("reasons")
     for stage, row in found["stages"].items():
         reasons = ", ".join(f"{escape(reason)} {count}" for reason, count in row["reasons"].items())
         numbers = [str(row[what]) for what in ("accepted", "rejected", "failed", "reused")]

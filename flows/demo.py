@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -35,4 +36,4 @@ def finish(console: Console, run_dir: Path) -> None:
     console.print(f"report     {run_dir / 'report' / 'index.html'}", soft_wrap=True)
     for row in ledger.read(run_dir, "generate").itertuples(index=False):
         console.print(f"generated  {run_dir / row.artifact}", soft_wrap=True)
-    console.print(f"dashboard  dualforce up, then http://{server.HOST}:{server.PORT}", soft_wrap=True)
+    console.print(f"dashboard  {sys.argv[0]} up, then http://{server.HOST}:{server.PORT}", soft_wrap=True)
