@@ -127,12 +127,14 @@ def _print_status(run_dir: Path) -> None:
     table = Table(title=str(run_dir), box=box.SIMPLE)
     for name in ("stage", "accepted", "rejected", "failed", "reused", "seconds"):
         table.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
-    table.add_column("reasons")
     for stage, row in found["stages"].items():
-        reasons = ", ".join(f"{escape(reason)} {count}" for reason, count in row["reasons"].items())
         numbers = [str(row[what]) for what in ("accepted", "rejected", "failed", "reused")]
-        table.add_row(stage, *numbers, f"{row['seconds']:.1f}", reasons)
+        table.add_row(stage, *numbers, f"{row['seconds']:.1f}")
     console.print(table)
+    for stage, row in found["stages"].items():
+        if row["reasons"]:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in row["reasons"].items())
+            console.print(f"  {stage}: {escape(reasons)}", highlight=False)
 
 
 @app.command(epilog="Example:  \n`dualforce refilter runs/mine --set quality.min_face_px=120`")
