@@ -11,8 +11,14 @@ import pytest
 from chain import ROOT, call, differences, run_command
 
 
-def mid_write(folder: Path, pattern: str):
-    return lambda: next(folder.rglob(pattern), None) is not None
+def there_is(folder: Path, pattern: str):
+    def moment() -> bool:
+        try:
+            return next(folder.rglob(pattern), None) is not None
+        except FileNotFoundError:  # a folder went away while we looked
+            return False
+
+    return moment
 
 
 def kill_when(arguments: list[str], moment, what: str) -> None:
@@ -38,11 +44,11 @@ def test_killed_five_times_and_run_again(finished, videos, tmp_path):
     run_dir = tmp_path / "run"
     arguments = run_command(videos, run_dir)
     moments = {
-        "while a clip is being written": mid_write(run_dir / "clips", ".partial-*.mp4"),
-        "between two clips": lambda: next((run_dir / "clips").glob("*.json"), None) is not None,
-        "while features are being written": mid_write(run_dir / "features", ".partial-*"),
-        "after the first checkpoint": lambda: next((run_dir / "checkpoints").rglob("COMPLETE"), None) is not None,
-        "while the sample is being written": mid_write(run_dir / "samples", ".partial-*"),
+        "while a clip is being written": there_is(run_dir / "clips", ".partial-*.mp4"),
+        "between two clips": there_is(run_dir / "clips", "*-s?t?.json"),
+        "while features are being written": there_is(run_dir / "features", ".partial-*"),
+        "after the first checkpoint": there_is(run_dir / "checkpoints", "COMPLETE"),
+        "while the sample is being written": there_is(run_dir / "samples", ".partial-*"),
     }
     for what, moment in moments.items():
         kill_when(arguments, moment, what)
