@@ -15,6 +15,7 @@ from dualforce_model.errors import Verdict
 from dualforce_model.media import Clip
 from dualforce_model.report.pictures import data_uri
 from dualforce_model.store import ledger
+from tasks import obtained
 from tasks.run import Run
 
 
@@ -24,12 +25,16 @@ def key_of(stage: str) -> str:
 
 
 def show_stage(run: Run, stage: str, counts: dict[str, int]) -> None:
-    """The counts of a stage with every reason; for the quality filter also the faces of accepted clips."""
+    """The counts of a stage with every reason; of lists also what came of them, of the filter the faces it let through."""
     rows = ledger.read(run.dir, stage)
     reasons = rows[rows["status"] != "accepted"].groupby(["status", "reason"]).size()
     table = [{"what": what, "items": count} for what, count in counts.items()]
     table += [{"what": f"{status}: {reason}", "items": int(count)} for (status, reason), count in reasons.items()]
     create_table_artifact(table, key=f"funnel-{key_of(stage)}", description=f"{run.config.name}: {stage} in {run.dir}")
+    if stage in ("download", "source") and run.config.download.lists:
+        came = obtained.table(obtained.count(run))
+        what = f"{run.config.name}: what the lists promised, what came"
+        create_table_artifact(came, key="expected-obtained", description=what)
     if stage == "quality":
         clips = [Clip(run.clips, name) for name in rows.loc[rows["status"] == "accepted", "clip_id"]]
         try:
