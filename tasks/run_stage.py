@@ -18,7 +18,7 @@ from dualforce_model.store import ledger, sweep
 from tasks import quality, watch
 from tasks.artifacts import key_of, show_stage
 from tasks.run import Run, RunError, lock
-from tasks.shard import Key, Record, previous_records, process, split, tally
+from tasks.shard import Key, Record, previous_records, process, room_on_disk, split, tally
 from tasks.stage import Item
 from tasks.stages import STAGES
 
@@ -56,7 +56,8 @@ def process_shard(
         return quality.judge(records, run.config.quality) if stage == "quality" else records
 
     def save(records: list[Record]) -> None:
-        ledger.write_part(run.dir, stage, number, judged(records))
+        with room_on_disk(run.dir):
+            ledger.write_part(run.dir, stage, number, judged(records))
 
     todo = STAGES[stage]
     records = judged(process(run, todo, items, previous, force=force, log=logger.info, progress=progress, save=save))
@@ -78,7 +79,8 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         sweep(run.dir / stage.folder, below=bool(stage.folder))
         shards: Sequence[list[Item]] = split(run, stage.plan(run)) or [[]]
         previous = previous_records(run, stage)
-        ledger.begin(run.dir, name, len(shards))
+        with room_on_disk(run.dir):
+            ledger.begin(run.dir, name, len(shards))
         submit: Any = process_shard.submit  # Prefect need not look for futures inside what is marked opaque
         futures = [
             submit(opaque(run), name, number, opaque(items), opaque(_of(previous, items)), force)

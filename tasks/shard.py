@@ -6,6 +6,7 @@ shard starts again and finds what its items had already published.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -13,7 +14,7 @@ import socket
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,19 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class OutputFull(RunError):
     """Nothing more can be written; going on would only turn every item into a failure."""
+
+
+@contextlib.contextmanager
+def room_on_disk(run_dir: Path) -> Iterator[None]:
+    """Turn a full disk, wherever it is met in the block, into OutputFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutputFull(
+                f"cannot write to {run_dir}: {error.strerror}; free some space and run again, nothing is lost"
+            ) from error
+        raise
 
 
 def split(run: Run, items: Sequence[Item]) -> list[list[Item]]:
@@ -172,9 +186,8 @@ def _records(run_dir: Path, stage: str, item: Item, result: Any) -> list[Record]
     else:
         rows, seconds = result
         if isinstance(rows, OSError):
-            raise OutputFull(
-                f"cannot write to {run_dir}: {rows.strerror}; free some space and run again, nothing is lost"
-            )
+            with room_on_disk(run_dir):
+                raise rows
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     return [
         {
