@@ -69,13 +69,7 @@ def refilter(run: Run) -> pd.DataFrame:
         raise RunError(
             f"the clips were measured by another version, without {', '.join(sorted(lacking))}; run quality again"
         )
-    records = judge(rows.to_dict("records"), run.config.quality)
-    size = run.config.runner.shard_size
-    shards = [records[i : i + size] for i in range(0, len(records), size)]
-    ledger.begin(run.dir, "quality", len(shards))
-    for number, shard in enumerate(shards):
-        ledger.write_part(run.dir, "quality", number, shard)
-    ledger.finish(run.dir, "quality", len(shards))
+    ledger.rewrite(run.dir, "quality", judge(rows.to_dict("records"), run.config.quality))
     return ledger.read(run.dir, "quality")
 
 

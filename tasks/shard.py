@@ -1,7 +1,7 @@
 """The engine of every stage: reuse what is valid, do the rest in worker processes, record each item in the ledger.
 
 A shard of items is one Prefect task run: long enough to be worth its overhead, short enough to be retried. A killed
-shard starts again and finds what its items had already published.
+shard starts again from the rows that it had saved.
 """
 
 from __future__ import annotations
