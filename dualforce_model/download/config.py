@@ -35,9 +35,9 @@ class DownloadConfig:
     max_mib, max_hours  of one video; larger and longer ones are not fetched
     video_timeout_s   for one video in one attempt
     keep_free_gib     the run stops before the disk has less
-    cookies           a cookies.txt of yours for videos that need one; it is read, never written
-    proxy             http, https or socks address, or $NAME of an environment variable that holds it, so that no password
-                      is written into the run folder
+    cookies           a cookies.txt of yours for videos that need one, which nobody else may read; it is never written
+    proxy             http, https or socks address; one with a password only as $NAME of an environment variable that
+                      holds it, so that the password is neither in the run folder nor on the dashboard
     allow_hosts       `host` or `host:port` that may be fetched from although they are not public
     """
 
@@ -77,6 +77,11 @@ class DownloadConfig:
             raise ConfigError("retries, retry_budget, breaker_pauses, pause_s and backoff_s: expected at least 0")
         if self.timeout_s <= 0 or self.video_timeout_s <= 0 or self.max_height < 64:
             raise ConfigError("timeout_s and video_timeout_s must be above 0, max_height at least 64")
+        if "@" in self.proxy:
+            raise ConfigError(
+                "proxy: a password must not stand in settings, which are stored and shown; put the address into an "
+                "environment variable and set proxy to $NAME of it"
+            )
         if self.proxy.startswith("$") and self.proxy[1:] not in os.environ:
             raise ConfigError(f"proxy: the environment has no variable {self.proxy[1:]!r}")
 

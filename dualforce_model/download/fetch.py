@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -273,12 +274,18 @@ class _Quiet:
 
 
 def cookies_of(path: Path | None) -> io.StringIO | None:
+    """The cookies in `path`. Raises BadInput when they can't be read, or when others can read them too."""
     if path is None:
         return None
     try:
-        return io.StringIO(
-            path.read_text(encoding="utf-8")
-        )  # yt-dlp writes back what it was given: a copy, not the file
+        with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            if mode & 0o077:  # whoever has them is signed in as their owner
+                raise BadInput(
+                    "cookies_exposed",
+                    f"{path} can be read by other users (mode {mode:04o}); chmod 600 it and run again",
+                )
+            return io.StringIO(file.read())  # yt-dlp writes back what it was given: a copy, not the file
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("no_cookies", f"download.cookies cannot be read: {type(error).__name__}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 TEMPORARY = (
     f".partial-{zlib.crc32(os.uname().nodename.encode()):08x}-"  # a process id means something on its own machine
 )
-_UMASK = os.umask(0)  # can only be read by setting it
+_UMASK = os.umask(0o002) | 0o002  # can only be read by setting it; what we write is never everybody's to change
 os.umask(_UMASK)
 
 

@@ -13,6 +13,7 @@ from dualforce_model.download.config import DownloadConfig
 from dualforce_model.download.fetch import FetchError, Session, kept, options
 from dualforce_model.download.fetch import _ffmpeg as ffmpeg
 from dualforce_model.download.listed import ListedVideo
+from dualforce_model.errors import BadInput
 from dualforce_model.media import probe
 from dualforce_model.store import digest_bytes
 
@@ -263,7 +264,12 @@ def test_cookies_are_sent_and_their_file_is_not_touched(get, host, data, tmp_pat
     host.files["/a.mp4"] = data
     path = tmp_path / "cookies.txt"
     path.write_text("# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t2000000000\tsession\tsecret\n")
+    path.chmod(0o640)
     os.utime(path, (1, 1))
+    with pytest.raises(BadInput, match=r"other users \(mode 0640\); chmod 600"):
+        get("a", cookies=path)
+    assert host.requests == []
+    path.chmod(0o600)
     get("a", cookies=path)
     assert path.stat().st_mtime == 1
     assert {r.cookie for r in host.requests} == {"session=secret"}

@@ -120,6 +120,7 @@ def test_settings_are_checked(monkeypatch):
         {"retries": -1},
         {"timeout_s": 0},
         {"proxy": "$NO_SUCH_NAME"},
+        {"proxy": "http://me:secret@proxy:3128"},
     ):
         with pytest.raises(ConfigError):
             DownloadConfig(**wrong)
