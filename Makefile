@@ -6,18 +6,21 @@ RUN    ?= runs/demo
 INPUT  ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint install bench clean
+.PHONY: demo test lint docs install bench clean
 
 demo: install                ## run the whole chain on rendered clips, or on INPUT=folder
 	$(BIN)/dualforce demo --run-dir "$(RUN)" $(if $(INPUT),--input "$(INPUT)")
 
-test: install lint           ## everything that CI checks
-	$(BIN)/python -m pytest
+test: install lint docs      ## everything that CI checks; two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install                ## the documentation's site in build/docs; a warning is an error
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 bench: install               ## seconds of video per second of stages 2-5 on INPUT=folder
 	$(BIN)/dualforce bench data --input "$(INPUT)" --json

@@ -26,6 +26,7 @@ class SourceConfig:
     """Where videos come from."""
 
     input: Path | None = None  # folder with videos, any tree
+    # endings of file names that are taken for videos, in any case
     suffixes: tuple[str, ...] = (
         ".mp4",
         ".mov",

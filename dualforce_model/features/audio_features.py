@@ -31,9 +31,9 @@ class AudioFeaturesConfig:
     """`mels` triangular bands (Slaney's mel scale, equal area) between `low_hz` and `high_hz`."""
 
     backend: Literal["log_mel", "hubert"] = "log_mel"
-    mels: int = 80
-    low_hz: float = 0.0
-    high_hz: float = 8000.0
+    mels: int = 80  # bands of the log-mel spectrum
+    low_hz: float = 0.0  # where the lowest band begins
+    high_hz: float = 8000.0  # where the highest band ends
     hubert: hubert.HubertConfig = field(default_factory=hubert.HubertConfig)
 
 

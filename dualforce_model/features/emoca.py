@@ -31,7 +31,7 @@ TRIM = 0.2  # share of the frames left out at either end of the mean
 class EmocaConfig:
     """`batch` pictures at a time; `precision` of the network's numbers (tf32: float32 with tensor cores)."""
 
-    batch: int = 64
+    batch: int = 64  # frames at a time; more take more memory
     precision: Literal["float32", "tf32", "bfloat16"] = "tf32"
 
 

@@ -30,7 +30,7 @@ SCALE, SHIFT = 2.2, -0.1  # of the square around the face: LivePortrait's own fo
 class LivePortraitConfig:
     """`batch` pictures at a time; `precision` of the network's numbers (tf32: float32 with tensor cores)."""
 
-    batch: int = 64
+    batch: int = 64  # frames at a time; more take more memory
     precision: Literal["float32", "tf32", "bfloat16"] = "tf32"
 
 

@@ -24,7 +24,7 @@ class ReferenceConfig:
     """`count` pictures in all (K): the first frame and K-1 more. The backend must be that of the video latents."""
 
     backend: Literal["block_dct", "wan_vae"] = "block_dct"
-    count: int = 4
+    count: int = 4  # pictures per clip: the first frame and the best others
     wan_vae: wan_vae.WanVaeConfig = field(default_factory=wan_vae.WanVaeConfig)
 
     def __post_init__(self) -> None:
