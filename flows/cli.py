@@ -243,11 +243,7 @@ def up(
     console.print(
         f"[bold]dashboard http://{host}:{port}[/]   export PREFECT_API_URL={server.url(port, host)}", soft_wrap=True
     )
-    try:
-        raise typer.Exit(process.wait())
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
+    raise typer.Exit(server.hold(process))
 
 
 @app.command()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import ipaddress
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -110,4 +112,15 @@ def start(port: int, host: str = HOST, wait_s: float = 120) -> subprocess.Popen[
 
 def prefect(*arguments: str) -> int:
     """Run a `prefect` command in the project's folder; returns its exit code."""
-    return subprocess.call([sys.executable, "-m", "prefect", *arguments], cwd=ROOT)
+    return hold(subprocess.Popen([sys.executable, "-m", "prefect", *arguments], cwd=ROOT))
+
+
+def hold(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process we started; its exit code. It gets our SIGTERM; Ctrl-C at a terminal reaches it by itself."""
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
