@@ -56,27 +56,23 @@ class SelfAttention(nn.Module):
         q, k, v = (part.reshape(*x.shape[:-1], self.heads, -1) for part in (q, k, v))
         return q, k, v
 
-    def forward(
-        self, x: Tensor, places: Places, sink: KeyValue | None, mask: Tensor | None, past: RingView | None
-    ) -> Tensor:
-        """Map x [B,F,N,D] to the same shape: a window with its sink (video), a window with a mask (struct), or one more frame.
+    def heads_of(self, x: Tensor, full: Phase) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys of x [B,F,N,D] turned to their places, and values: [B,F,N,H,d] each."""
+        q, k, v = self.project(x)
+        return rotate(q, full), rotate(k, full), v
 
-        `sink`: the reference's keys and values; `mask` [B|1,F,G,M]: keys that are seen; `past`: the cache of this layer.
+    def forward(self, x: Tensor, places: Places, sink: KeyValue | None, mask: Tensor | None) -> Tensor:
+        """Map x [B,F,N,D] to the same shape: a window with its sink (video), or a window with a mask (struct).
+
+        `sink`: the reference's keys and values; `mask` [B|1,F,G,M]: keys that are seen.
         """
         if sink is not None:
             assert places.rest is not None
             weights = self.norm_q.weight, self.norm_k.weight
             q, still, k, v = turned_heads(self.qkv(x), weights, self.norm_q.eps, self.heads, places.full, places.rest)
             return self.out(frame_causal_attention(q, k, v, Sink(still, *sink), self.window).reshape(x.shape))
-        q, k, v = self.project(x)
-        q, k = rotate(q, places.full), rotate(k, places.full)
-        if past is not None:
-            k, v = past.with_current(k, v)
-        if past is not None and mask is None:  # all of the ring is visible, and its first slot is the sink
-            seen = dense_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2))
-        else:
-            seen = thin_attention(q, k, v, mask)
-        return self.out(seen.reshape(x.shape))
+        q, k, v = self.heads_of(x, places.full)
+        return self.out(thin_attention(q, k, v, mask).reshape(x.shape))
 
     def reference(self, x: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
         """The reference picture [B,N,D] sees itself; also gives its keys and values, at rest in time."""
@@ -130,13 +126,19 @@ class Block(nn.Module):
 
     def hear(self, text: Tensor, text_mask: Tensor, audio: Tensor | None, audio_time: Phase, span: int) -> Heard:
         """Project text [B,S,D] and audio [B,left+8F+lookahead,D], whose windows of `span` features step by latent."""
+        return Heard(self.read(text), text_mask[:, None, None], self.listen(audio, audio_time, span))
+
+    def read(self, text: Tensor) -> KeyValue:
+        """Keys and values [B,1,S,H,d] of text [B,S,D]."""
         keys, values = self.text.hear(text)
-        heard = None
-        if self.hears_audio and audio is not None:
-            k, v = self.audio.hear(audio)
-            k = rotate(k, audio_time)
-            heard = (windows(k, span), windows(v, span))
-        return Heard((keys[:, None], values[:, None]), text_mask[:, None, None], heard)
+        return keys[:, None], values[:, None]
+
+    def listen(self, audio: Tensor | None, audio_time: Phase, span: int) -> KeyValue | None:
+        """Keys and values [B,F,span,H,d] of audio [B,left+8F+lookahead,D]; None in a block that does not hear."""
+        if not self.hears_audio or audio is None:
+            return None
+        k, v = self.audio.hear(audio)
+        return windows(rotate(k, audio_time), span), windows(v, span)
 
     def forward(
         self,
@@ -148,7 +150,10 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         past: RingView | None = None,
     ) -> Tensor:
-        given = (x, modulation, places, heard, sink, mask, past)
+        if past is not None:  # beside what is remembered, nothing here changes its shape along a rollout
+            q, k, v = self.enter(x, modulation, places.full)
+            return self.leave(x, past.attend(q, k, v, mask), modulation, places.time, heard)
+        given = (x, modulation, places, heard, sink, mask)
         return checkpointed(self.transform, self.checkpointing if self.training else "none", *given)
 
     def transform(
@@ -159,15 +164,32 @@ class Block(nn.Module):
         heard: Heard,
         sink: KeyValue | None,
         mask: Tensor | None,
-        past: RingView | None,
     ) -> Tensor:
         """The sublayers, one after the other."""
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self.steer(modulation)
-        x = gated(x, gate, self.attention(modulated(x, shift, scale, self.eps), places, sink, mask, past))
+        steered = self.steer(modulation)
+        change = self.attention(modulated(x, steered[0], steered[1], self.eps), places, sink, mask)
+        return self.after_attention(x, change, steered, places.time, heard)
+
+    def after_attention(
+        self, x: Tensor, change: Tensor, steered: tuple[Tensor, ...], time: Phase, heard: Heard
+    ) -> Tensor:
+        """Text, audio and feed-forward, on x with what self-attention adds to it."""
+        _, _, gate, ffn_shift, ffn_scale, ffn_gate = steered
+        x = gated(x, gate, change)
         x = x + self.text(self.norm_text(x), heard.text, heard.text_mask, None)
         if heard.audio is not None:
-            x = x + self.audio(self.norm_audio(x), heard.audio, None, places.time)
+            x = x + self.audio(self.norm_audio(x), heard.audio, None, time)
         return gated(x, ffn_gate, self.feed_forward(modulated(x, ffn_shift, ffn_scale, self.eps)))
+
+    def enter(self, x: Tensor, modulation: Tensor, full: Phase) -> tuple[Tensor, Tensor, Tensor]:
+        """Up to self-attention, for a rollout: queries, keys and values [B,F,N,H,d] of x [B,F,N,D]."""
+        shift, scale = self.steer(modulation)[:2]
+        return self.attention.heads_of(modulated(x, shift, scale, self.eps), full)
+
+    def leave(self, x: Tensor, seen: Tensor, modulation: Tensor, time: Phase, heard: Heard) -> Tensor:
+        """From what self-attention saw [B,F,N,H,d] to the end of the block."""
+        change = self.attention.out(seen.reshape(x.shape))
+        return self.after_attention(x, change, self.steer(modulation), time, heard)
 
     def reference(self, x: Tensor, modulation: Tensor, rest: Phase, last: bool) -> tuple[Tensor, KeyValue]:
         """The block for the reference picture x [B,N,D] at modulation [B,1,6,D], and its keys and values.

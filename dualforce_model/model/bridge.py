@@ -48,15 +48,23 @@ class Gaze(nn.Module):
 
         Both turn by time alone, so towers with different grids meet in the one coordinate that they share.
         """
-        at_rest = self.norm_q(self.q(self.norm(x))).unflatten(-1, (self.heads, -1))
-        q = rotate(at_rest, time)
-        k, v = self.keys(source)
-        k = rotate(k, source_time)
+        at_rest, q, k, v = self.enter(x, source, time, source_time)
         if sight.past is not None:
             k, v = sight.past.with_current(k, v)
         sink = Sink(at_rest, *sight.sink) if sight.sink is not None else None
-        seen = thin_attention(q, k, v, sight.mask, sink).reshape(x.shape)
-        return (self.gate.float() * self.out(seen).float()).to(x.dtype)
+        return self.leave(thin_attention(q, k, v, sight.mask, sink).reshape(x.shape))
+
+    def enter(
+        self, x: Tensor, source: Tensor, time: Phase, source_time: Phase
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries at rest and turned, of x; keys turned and values, of source: [...,H,d] each."""
+        at_rest = self.norm_q(self.q(self.norm(x))).unflatten(-1, (self.heads, -1))
+        k, v = self.keys(source)
+        return at_rest, rotate(at_rest, time), rotate(k, source_time), v
+
+    def leave(self, seen: Tensor) -> Tensor:
+        """What was seen, through the gate."""
+        return (self.gate.float() * self.out(seen).float()).to(seen.dtype)
 
 
 class Clock(NamedTuple):

@@ -268,13 +268,17 @@ class Duo(nn.Module):
         self, tower: Tower, text: tuple[Tensor, Tensor], sound: Tensor | None, start: Tensor, frames: int
     ) -> list[Heard]:
         """Keys and values of text and sound for every block of a tower."""
+        phase = self.sound_phase(tower, start, frames)
+        return [block.hear(*text, sound, phase, self.config.audio_span) for block in tower.layers()]
+
+    def sound_phase(self, tower: Tower, start: Tensor, frames: int) -> Phase:
+        """Phases of the audio features that `frames` latents from `start` [B] hear, for the heads of `tower`."""
         size = self.config.video if tower is self.video else self.config.struct
         assert size is not None
         n = AUDIO_PER_LATENT * (frames - 1) + self.config.audio_span
         first = AUDIO_PER_LATENT * start - FRONT_AUDIO - self.config.audio_left
         feature = first[:, None] + torch.arange(n, device=start.device)
-        phase = time_phase(feature / AUDIO_PER_LATENT, size.head_dim, self.config.rotary_base)
-        return [block.hear(*text, sound, phase, self.config.audio_span) for block in tower.layers()]
+        return time_phase(feature / AUDIO_PER_LATENT, size.head_dim, self.config.rotary_base)
 
     def _check(
         self, video: Tensor, struct: Tensor | None, sigma_video: Tensor, sigma_struct: Tensor | None, given: Conditions

@@ -13,16 +13,16 @@ from tests.model.support import CASES, inputs, nudged, odd, tiny
 names = [case[0] for case in CASES]
 
 
-def rollout(model, given, window, disturb=True):
-    """Each frame of `given` through the cache, at its own noise level."""
+def rollout(model, given, window, disturb=True, chunk=1):
+    """Each frame of `given` through the cache, `chunk` at a time, each at its own noise level."""
     config, (B, _, F, H, W) = model.config, given.video.shape
-    cache = model.new_cache(given.conditions, (H, W), B, window, start=int(given.start[0]))
+    cache = model.new_cache(given.conditions, (H, W), B, window, start=int(given.start[0]), chunk=chunk)
     outs = []
-    for f in range(F):
-        heard = slice(8 * f, 8 * f + config.audio_span)
+    for f in range(0, F, chunk):
+        here, heard = slice(f, f + chunk), slice(8 * f, 8 * (f + chunk - 1) + config.audio_span)
         model.begin_frame(cache, given.conditions.audio[:, heard], given.conditions.audio_valid[:, heard])
-        frame = given.video[:, :, f : f + 1], given.struct[:, f : f + 1]
-        levels = given.sigma_video[:, f : f + 1], given.sigma_struct[:, f : f + 1]
+        frame = given.video[:, :, here], given.struct[:, here]
+        levels = given.sigma_video[:, here], given.sigma_struct[:, here]
         if disturb:  # other passes of the same frame must leave no trace
             model.denoise_frame(cache, frame[0] + 1, frame[1] - 1, levels[0] * 0.5, levels[1] * 0.5)
         outs.append(model.denoise_frame(cache, *frame, *levels))
@@ -55,6 +55,44 @@ def test_eviction_is_an_explicit_window(shape, start, window):
     torch.testing.assert_close(video, whole.video, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(struct, whole.struct, atol=2e-5, rtol=1e-5)
     assert not torch.allclose(whole.video[:, :, -1], unwindowed.video[:, :, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [2, 3])
+@pytest.mark.parametrize("window", [1, 2, 6])
+def test_frames_denoised_together_are_the_window_pass_too(chunk, window):
+    """Each at its own noise level, each seeing the frames up to itself, whatever was evicted."""
+    shape = odd() if chunk == 3 else tiny()
+    model, given = nudged(replace(shape, window=window)), inputs(shape, 2, 6, 4, 6, start=0)
+    with torch.no_grad():
+        whole = given.through(model)
+        video, struct = rollout(model, given, window, chunk=chunk)
+    torch.testing.assert_close(video, whole.video, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(struct, whole.struct, atol=2e-5, rtol=1e-5)
+
+
+def test_a_cache_begun_again_is_a_new_one():
+    config = tiny()
+    model, given, other = nudged(config), inputs(config, 2, 4, 4, 4), inputs(config, 2, 4, 4, 4, seed=2)
+    with torch.no_grad():
+        cache = model.new_cache(other.conditions, (4, 4), 2, window=2)
+        fresh = model.new_cache(given.conditions, (4, 4), 2, window=2)
+        address = cache.sink[0][0].data_ptr()
+        for f in range(3):
+            model.begin_frame(cache, other.conditions.audio[:, 8 * f : 8 * f + config.audio_span])
+            model.commit_frame(cache, other.video[:, :, f : f + 1], other.struct[:, f : f + 1])
+        model.restart(cache, given.conditions)
+        assert cache.sink[0][0].data_ptr() == address
+        for f in range(4):
+            outs = []
+            for one in (cache, fresh):
+                model.begin_frame(one, given.conditions.audio[:, 8 * f : 8 * f + config.audio_span])
+                level = given.sigma_video[:, f : f + 1], given.sigma_struct[:, f : f + 1]
+                outs.append(model.denoise_frame(one, given.video[:, :, f : f + 1], given.struct[:, f : f + 1], *level))
+                model.advance(one)
+            assert torch.equal(outs[0].video, outs[1].video)
+            assert torch.equal(outs[0].struct, outs[1].struct)
+        with pytest.raises(ValueError, match="another reference"):
+            model.restart(cache, replace(given.conditions, reference=None))
 
 
 @pytest.mark.parametrize("change", [
@@ -100,7 +138,7 @@ def test_addresses_stay_for_a_captured_graph():
 
     def addresses(cache):
         rings = [*cache.video, *cache.struct, *filter(None, [*cache.bridge_video, *cache.bridge_struct])]
-        held = [*cache.video_places.full, *cache.clock[0], cache.video_heard[0].audio[0], cache.slot, cache.latents]
+        held = [*cache.video_places.full, *cache.clock[0], cache.video_heard[0][0], cache.slot, cache.latents]
         return [t.data_ptr() for ring in rings for t in (ring.k, ring.v)] + [t.data_ptr() for t in held]
 
     with torch.no_grad():
