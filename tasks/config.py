@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from dualforce_model.config import ConfigError
 from dualforce_model.download.config import DownloadConfig
@@ -18,7 +19,7 @@ from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.metadata import MetadataConfig
 from dualforce_model.quality import MeasureConfig, QualityConfig
-from dualforce_model.train.config import TrainConfig
+from dualforce_model.train.config import FewStepTraining, JointTraining, VideoTraining
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,13 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class RunnerConfig:
-    """How the work is spread on this machine."""
+    """How the work is spread, on this machine or on several, and where its results are kept."""
 
-    workers: int = 0  # processes; 0 = one per core
+    kind: Literal["threads", "dask", "ray"] = "threads"  # who does the shards: this machine, or a cluster's workers
+    address: str = ""  # the cluster's (Dask tcp://host:8786, Ray host:6379); empty = two workers on this machine
+    store: str = ""  # shared storage, such as s3://bucket/prefix; run folders are then its working copies
+    store_secret: str = ""  # name of a Prefect Secret block with its options (JSON), where the environment has none
+    workers: int = 0  # processes on each machine; 0 = one per core
     shard_size: int = 256  # items per Prefect task run
     train_processes: int = 1  # ranks of the training job on this machine: one per GPU
     accelerate: Path | None = None  # launch settings instead, see infra/accelerate
@@ -55,6 +60,14 @@ class RunnerConfig:
     def __post_init__(self) -> None:
         if self.workers < 0 or self.shard_size < 1:
             raise ConfigError("workers must be >= 0 and shard_size >= 1")
+        if self.address and self.kind == "threads":
+            raise ConfigError("address is of a cluster; set kind to dask or ray with it")
+        if "@" in self.store:
+            raise ConfigError(
+                "store: no keys in the URL; they come from the environment or the block store_secret names"
+            )
+        if self.store and "://" not in self.store:
+            raise ConfigError(f"store: expected a URL such as s3://bucket/prefix, got {self.store!r}")
 
     @property
     def processes(self) -> int:
@@ -77,7 +90,9 @@ class RunConfig:
     audio_features: AudioFeaturesConfig = field(default_factory=AudioFeaturesConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train_video: VideoTraining | None = None  # null: training begins with the joint stage
+    train: JointTraining = field(default_factory=JointTraining)
+    train_few: FewStepTraining | None = None  # null: no few-step tuning
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
 
