@@ -53,7 +53,7 @@ def measure(run: Run) -> dict[str, Any]:
 def _stage(run: Run, name: str) -> None:
     shards: Iterable[list[Any]] = split(run, STAGES[name].plan(run)) or [[]]
     for number, items in enumerate(shards):
-        records = process(run, STAGES[name], items, {}, log=lambda line: None)
+        records = process(run, STAGES[name], items, log=lambda line: None)
         if name == "quality":
             records = quality.judge(records, run.config.quality)
         ledger.write_part(run.dir, name, number, records)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -18,7 +17,7 @@ from dualforce_model.store import ledger, sweep
 from tasks import quality, watch
 from tasks.artifacts import key_of, show_stage
 from tasks.run import Run, RunError, lock
-from tasks.shard import Key, Record, previous_records, process, room_on_disk, split, tally
+from tasks.shard import Record, process, room_on_disk, sort_out, split, tally
 from tasks.stage import Item
 from tasks.stages import STAGES
 
@@ -36,9 +35,7 @@ def _worth_a_retry(task: Any, run: Any, state: Any) -> bool:
     cache_policy=NO_CACHE,  # the identity of artifacts decides what is valid, not the arguments of a task
     persist_result=False,
 )
-def process_shard(
-    run: Run, stage: str, number: int, items: list[Item], previous: dict[Key, list[Record]], force: bool
-) -> dict[str, int]:
+def process_shard(run: Run, stage: str, number: int, items: list[Item], force: bool) -> dict[str, int]:
     """Do one shard of a stage and publish its part of the ledger. Returns the counts of its rows."""
     logger = get_run_logger()
     bar = create_progress_artifact(0.0, key=f"progress-{key_of(stage)}-{number:04d}", description=f"{stage} {number}")
@@ -59,8 +56,9 @@ def process_shard(
         with room_on_disk(run.dir):
             ledger.write_part(run.dir, stage, number, judged(records))
 
-    todo = STAGES[stage]
-    records = judged(process(run, todo, items, previous, force=force, log=logger.info, progress=progress, save=save))
+    saved = ledger.part(run.dir, stage, number)  # of an attempt of this run that failed or whose machine went away
+    records = process(run, STAGES[stage], items, saved, force=force, log=logger.info, progress=progress, save=save)
+    records = judged(records)
     save(records)
     counts = tally(records)
     logger.info("%s shard %d: %s", stage, number, ", ".join(f"{n} {what}" for what, n in counts.items()))
@@ -77,16 +75,18 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
     with lock(run.dir):
         sweep(ledger.folder(run.dir, name))
         sweep(run.dir / stage.folder, below=bool(stage.folder))
-        shards: Sequence[list[Item]] = split(run, stage.plan(run)) or [[]]
-        previous = previous_records(run, stage)
         with room_on_disk(run.dir):
-            ledger.begin(run.dir, name, len(shards))
+            ledger.begin(run.dir, name)
+        todo, kept = sort_out(run, stage, stage.plan(run), force)
+        if name == "quality":
+            kept = quality.judge_table(kept, run.config.quality)
+        total = Counter(accepted=0, rejected=0, failed=0, reused=kept.num_rows)
+        total.update(kept["status"].to_pylist())
+        shards = split(run, todo)
+        if kept.num_rows:
+            watch.tell(name, len(shards), kept.num_rows, kept.num_rows)
         submit: Any = process_shard.submit  # Prefect need not look for futures inside what is marked opaque
-        futures = [
-            submit(opaque(run), name, number, opaque(items), opaque(_of(previous, items)), force)
-            for number, items in enumerate(shards)
-        ]
-        total: Counter[str] = Counter(accepted=0, rejected=0, failed=0, reused=0)
+        futures = [submit(opaque(run), name, number, opaque(items), force) for number, items in enumerate(shards)]
         trouble: Exception | None = None
         for future in futures:
             try:
@@ -95,14 +95,10 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
                 trouble = error
         if trouble is not None:
             raise trouble
-        ledger.finish(run.dir, name, len(shards))
+        with room_on_disk(run.dir):
+            ledger.finish(run.dir, name, kept)
     show_stage(run, name, dict(total))
-    rows = ledger.read(run.dir, name)
-    if not stage.in_workers and len(rows) and (rows["status"] == "failed").all():
+    if not stage.in_workers and total["failed"] and not total["accepted"] + total["rejected"]:
         # one clip in thousands may fail; the dataset, the training or the sample as a whole may not
-        raise RunError(f"{name} failed: {rows['message'].iloc[0]}")
+        raise RunError(f"{name} failed: {ledger.read(run.dir, name, ['message'])['message'].iloc[0]}")
     return dict(total)
-
-
-def _of(previous: dict[Key, list[Record]], items: list[Item]) -> dict[Key, list[Record]]:
-    return {item.key: previous[item.key] for item in items if item.key in previous}

@@ -7,6 +7,7 @@ shard starts again from the rows that it had saved.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -20,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.store import digest_file, ledger
 from tasks.pool import WorkerDied, WorkerHung, shared
@@ -28,6 +31,8 @@ from tasks.stage import Item, Row, Stage
 
 Record = dict[str, Any]  # a ledger row
 Key = tuple[str, str]
+File = tuple[str, int, str, int]  # name, bytes, sha256, mtime_ns
+CHECKED = ("identity", "retry", "files", "mtimes")  # columns that say whether a row still stands
 SAVE_EVERY_S = 3.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -50,25 +55,52 @@ def room_on_disk(run_dir: Path) -> Iterator[None]:
 
 
 def split(run: Run, items: Sequence[Item]) -> list[list[Item]]:
-    """Cut a plan into shards, in order."""
+    """Cut what is to be done into shards, in order."""
     size = run.config.runner.shard_size
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def previous_records(run: Run, stage: Stage) -> dict[Key, list[Record]]:
-    """Earlier ledger rows of a stage by item."""
-    found: dict[Key, list[Record]] = defaultdict(list)
-    for record in ledger.read(run.dir, stage.name).to_dict("records"):
-        source = "" if stage.gives == "dataset" else record["source"]
-        found[source, record["clip_id"] if stage.gives == "clip" else ""].append(record)
-    return dict(found)
+def sort_out(run: Run, stage: Stage, items: Sequence[Item], force: bool = False) -> tuple[list[Item], pa.Table]:
+    """What of a plan has to be done, and the ledger rows of all the rest, marked as reused.
+
+    Looks at columns and not at rows: as dicts, 50,000 of them would take hundreds of megabytes.
+    """
+    rows = ledger.table(run.dir, stage.name)
+    if force or not rows.num_rows:
+        return list(items), rows.slice(0, 0)
+    columns = {name: rows[name].to_pylist() for name in ("source", "clip_id", *CHECKED)}
+    at: dict[Key, list[int]] = defaultdict(list)
+    for n, (source, clip_id) in enumerate(zip(columns["source"], columns["clip_id"], strict=True)):
+        at[_key(stage, source, clip_id)].append(n)
+    todo: list[Item] = []
+    kept: list[int] = []
+    for item in items:
+        mine = at.get(item.key, [])
+        times = _still_valid(run.dir, item, [tuple(columns[name][n] for name in CHECKED) for n in mine])
+        if times is None:
+            known = any(columns["identity"][n] == item.identity for n in mine)
+            todo.append(dataclasses.replace(item, redo=known))
+        else:
+            kept += mine
+            for n, found in zip(mine, times, strict=True):
+                columns["mtimes"][n] = found
+    if len(kept) < rows.num_rows:
+        kept.sort()
+        rows = rows.take(pa.array(kept, pa.int64()))
+    values = {
+        "mtimes": pa.array([columns["mtimes"][n] for n in kept], pa.string()),
+        "reused": pa.array([True] * len(kept), pa.bool_()),
+    }
+    for name, column in values.items():
+        rows = rows.set_column(rows.column_names.index(name), name, column)
+    return todo, rows
 
 
 def process(
     run: Run,
     stage: Stage,
     items: Sequence[Item],
-    previous: dict[Key, list[Record]],
+    saved: Iterable[Record] = (),
     *,
     force: bool = False,
     log: Callable[[str], None] = print,
@@ -77,18 +109,22 @@ def process(
 ) -> list[Record]:
     """Rows for all `items`, in their order. Raises OutputFull; any other trouble with an item becomes its row.
 
-    `save` gets the rows so far every few seconds (earlier rows stand in for items that are not done yet), so that a
-    killed shard loses seconds of work and not minutes.
+    `save` gets the rows so far every few seconds, so that a killed shard loses seconds of work and not minutes; what
+    was `saved` by an earlier attempt at the shard is not done again.
     """
+    earlier: dict[Key, list[Record]] = defaultdict(list)
+    for record in saved:
+        earlier[_key(stage, record["source"], record["clip_id"])].append(record)
     records: dict[int, list[Record]] = {}
     saved_at = time.monotonic()
     todo: list[int] = []
     for index, item in enumerate(items):
-        earlier = previous.get(item.key, [])
-        if not force and earlier and _reusable(run.dir, item, earlier):
-            records[index] = [{**record, "reused": True} for record in earlier]
-        else:
+        mine = earlier.get(item.key, [])
+        times = _still_valid(run.dir, item, [tuple(record[name] for name in CHECKED) for record in mine])
+        if times is None:
             todo.append(index)
+        else:
+            records[index] = [{**record, "mtimes": found} for record, found in zip(mine, times, strict=True)]
     progress(len(records))
     todo.sort(key=lambda index: -items[index].cost)
 
@@ -111,7 +147,7 @@ def process(
                 )
         progress(len(records))
         if time.monotonic() - saved_at > SAVE_EVERY_S:
-            save([r for index, item in enumerate(items) for r in records.get(index, previous.get(item.key, []))])
+            save([record for index in sorted(records) for record in records[index]])
             saved_at = time.monotonic()
     return [record for index in range(len(items)) for record in records[index]]
 
@@ -125,33 +161,45 @@ def tally(records: Iterable[Record]) -> dict[str, int]:
     return dict(counts)
 
 
-def _reusable(run_dir: Path, item: Item, records: list[Record]) -> bool:
-    """Same identity, nothing that asks for a retry, and every file still what it was when it was recorded."""
-    for record in records:
-        if record["identity"] != item.identity or record["retry"]:
-            return False
-        times = json.loads(record["mtimes"])
-        for n, (name, size, sha256) in enumerate(json.loads(record["files"])):
-            try:
-                stat = (run_dir / name).stat()
-            except OSError:
-                return False
-            if stat.st_size != size:
-                return False
-            # equal size and time spare reading every byte of a large run; anything else is read and compared
-            if stat.st_mtime_ns != times[n]:
-                if digest_file(run_dir / name) != sha256:
-                    return False
-                times[n] = stat.st_mtime_ns
-        record["mtimes"] = json.dumps(times)
-    return True
+def _key(stage: Stage, source: str, clip_id: str) -> Key:
+    """`Item.key` of the item that a row is about."""
+    return "" if stage.gives == "dataset" else source, clip_id if stage.gives == "clip" else ""
+
+
+def _still_valid(run_dir: Path, item: Item, rows: Sequence[tuple[Any, ...]]) -> list[str] | None:
+    """The present `mtimes` of an item's rows (each of `CHECKED`), or None when it has to be done (again).
+
+    Rows stand as long as they have the item's identity, ask for no retry, and every file is what was recorded: equal
+    size and time spare reading every byte of a large run; a file of another time is read and compared.
+    """
+    times = []
+    for identity, retry, files, mtimes in rows:
+        if identity != item.identity or retry:
+            return None
+        if files != "[]":
+            found = json.loads(mtimes)
+            for n, (name, size, sha256) in enumerate(json.loads(files)):
+                path = os.path.join(run_dir, name)
+                try:
+                    stat = os.stat(path)
+                except OSError:
+                    return None
+                if stat.st_size != size:
+                    return None
+                if stat.st_mtime_ns != found[n]:
+                    if digest_file(Path(path)) != sha256:
+                        return None
+                    found[n] = stat.st_mtime_ns
+            mtimes = json.dumps(found)
+        times.append(mtimes)
+    return times or None
 
 
 def _work(work: Callable[[Item, Path, bool], list[Row]], run_dir: Path, reuse: bool, item: Item) -> tuple[Any, float]:
     """In the worker: rows or the exception, and the seconds it took."""
     begun = time.monotonic()
     try:
-        result: Any = work(item, run_dir, reuse)
+        result: Any = work(item, run_dir, reuse and not item.redo)
     except (Rejected, BadInput) as verdict:
         result = [Row("rejected" if isinstance(verdict, Rejected) else "failed", verdict.reason, str(verdict))]
     except OSError as error:
@@ -169,25 +217,31 @@ def _failed(error: Exception) -> Row:
     return Row("failed", type(error).__name__, f"{error}{place}", retry=True)
 
 
-def _files(run_dir: Path, row: Row) -> list[tuple[str, int, str, int]]:
+def _files(run_dir: Path, row: Row) -> list[File]:
     stats = [(name, (run_dir / name).stat()) for name in row.files]
     return [(name, stat.st_size, digest_file(run_dir / name), stat.st_mtime_ns) for name, stat in stats]
 
 
 def _records(run_dir: Path, stage: str, item: Item, result: Any) -> list[Record]:
-    seconds = 0.0
-    rows: Any
     if isinstance(result, WorkerDied):
-        rows = [(Row("failed", "worker_died", str(result), retry=True), [])]
-    elif isinstance(result, WorkerHung):
-        rows = [(Row("failed", "timeout", str(result), retry=True), [])]
-    elif isinstance(result, Exception):
-        rows = [(_failed(result), [])]
-    else:
-        rows, seconds = result
-        if isinstance(rows, OSError):
-            with room_on_disk(run_dir):
-                raise rows
+        return records_of(run_dir, stage, item, [Row("failed", "worker_died", str(result), retry=True)])
+    if isinstance(result, WorkerHung):
+        return records_of(run_dir, stage, item, [Row("failed", "timeout", str(result), retry=True)])
+    if isinstance(result, Exception):
+        return records_of(run_dir, stage, item, [_failed(result)])
+    rows, seconds = result
+    if isinstance(rows, OSError):
+        with room_on_disk(run_dir):
+            raise rows
+    return _with_files(stage, item, rows, seconds)
+
+
+def records_of(run_dir: Path, stage: str, item: Item, rows: Sequence[Row], seconds: float = 0.0) -> list[Record]:
+    """Ledger rows of what became of an item, its files as they are now."""
+    return _with_files(stage, item, [(row, _files(run_dir, row)) for row in rows], seconds)
+
+
+def _with_files(stage: str, item: Item, rows: Sequence[tuple[Row, list[File]]], seconds: float) -> list[Record]:
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     return [
         {

@@ -25,6 +25,7 @@ class Item:
     clip_id: str = ""
     payload: dict[str, Any] = field(default_factory=dict)  # what `work` needs, plain or picklable
     cost: float = 0.0  # rough size; large items start first, so that workers end together
+    redo: bool = False  # what lies there under this identity is not what was made: damaged since, so not to be taken
 
     @property
     def key(self) -> tuple[str, str]:

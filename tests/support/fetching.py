@@ -12,7 +12,7 @@ from dualforce_model.store import ledger, sweep
 from tasks import obtained
 from tasks.config import RunConfig
 from tasks.run import Run, create, lock
-from tasks.shard import previous_records, process, split
+from tasks.shard import process, sort_out, split
 from tasks.stages import STAGES
 
 QUICK = {"timeout_s": 1.0, "backoff_s": 0.05, "max_backoff_s": 0.5, "breaker_pause_s": 0.2, "keep_free_gib": 0.0}
@@ -28,14 +28,12 @@ def do(run: Run, stage: str = "download", force: bool = False) -> list[dict]:
     """Bring a stage up to date; its rows."""
     with lock(run.dir):
         sweep(run.dir / STAGES[stage].folder)
-        shards = split(run, STAGES[stage].plan(run)) or [[]]
-        previous = previous_records(run, STAGES[stage])
-        ledger.begin(run.dir, stage, len(shards))
-        for number, items in enumerate(shards):
-            earlier = {item.key: previous[item.key] for item in items if item.key in previous}
-            records = process(run, STAGES[stage], items, earlier, force=force, log=lambda line: None)
+        ledger.begin(run.dir, stage)
+        todo, kept = sort_out(run, STAGES[stage], STAGES[stage].plan(run), force)
+        for number, items in enumerate(split(run, todo)):
+            records = process(run, STAGES[stage], items, force=force, log=lambda line: None)
             ledger.write_part(run.dir, stage, number, records)
-        ledger.finish(run.dir, stage, len(shards))
+        ledger.finish(run.dir, stage, kept)
     obtained.count(run)
     return ledger.read(run.dir, stage).to_dict("records")
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from dualforce_model.errors import BadInput, Rejected
+from dualforce_model.store import ledger
 from tasks import shard
 from tasks.config import RunConfig
 from tasks.run import Run
@@ -48,13 +51,19 @@ def calls(run: Run) -> list[str]:
     return found
 
 
-def by_item(records):
-    return {(record["source"], ""): [record] for record in records}
+def bring_up_to_date(run: Run, todo: list[Item], force: bool = False) -> list[shard.Record]:
+    """As a stage does it, without Prefect: what stands in the ledger is kept, the rest is done."""
+    ledger.begin(run.dir, "copy")
+    todo, kept = shard.sort_out(run, STAGE, todo, force)
+    records = shard.process(run, STAGE, todo, force=force, log=lambda line: None)
+    ledger.write_part(run.dir, "copy", 0, records)
+    ledger.finish(run.dir, "copy", kept)
+    return ledger.table(run.dir, "copy").to_pylist()
 
 
 def test_each_outcome_has_its_row_and_only_our_faults_are_tried_again(run):
     todo = items("good", "rejected", "broken", "bug")
-    records = shard.process(run, STAGE, todo, {}, log=lambda line: None)
+    records = bring_up_to_date(run, todo)
     assert [(r["status"], r["reason"], r["retry"]) for r in records] == [
         ("accepted", "", False),
         ("rejected", "unwanted", False),
@@ -62,7 +71,7 @@ def test_each_outcome_has_its_row_and_only_our_faults_are_tried_again(run):
         ("failed", "KeyError", True),
     ]
     calls(run)
-    again = shard.process(run, STAGE, todo, by_item(records), log=lambda line: None)
+    again = bring_up_to_date(run, todo)
     assert calls(run) == ["file-3"]
     assert shard.tally(again) == {"accepted": 1, "rejected": 1, "failed": 2, "reused": 3}
 
@@ -70,7 +79,7 @@ def test_each_outcome_has_its_row_and_only_our_faults_are_tried_again(run):
 @pytest.mark.parametrize("harm", ["deleted", "changed", "touched", "other identity"])
 def test_a_row_is_reused_only_for_what_it_describes(run, harm):
     todo = items("good", "good")
-    records = shard.process(run, STAGE, todo, {})
+    bring_up_to_date(run, todo)
     calls(run)
     file = run.dir / "file-1"
     if harm == "deleted":
@@ -81,26 +90,59 @@ def test_a_row_is_reused_only_for_what_it_describes(run, harm):
         file.write_text(file.read_text())  # another time, the same bytes
     else:
         todo[1] = Item("id-new", "1", "file-1")
-    shard.process(run, STAGE, todo, by_item(records))
+    bring_up_to_date(run, todo)
     assert calls(run) == ([] if harm == "touched" else ["file-1"])
+    bring_up_to_date(run, todo)
+    assert calls(run) == []
+
+
+def test_what_left_the_plan_leaves_the_ledger(run):
+    bring_up_to_date(run, items("good", "good", "good"))
+    assert [r["source"] for r in bring_up_to_date(run, items("good", "good"))] == ["file-0", "file-1"]
+
+
+@pytest.mark.parametrize("at", [0.0, 1e9, 4e9], ids=["1970", "2001", "2096"])
+def test_no_clock_decides_what_is_valid(run, at):
+    todo = items("good", "good")
+    bring_up_to_date(run, todo)
+    calls(run)
+    os.utime(run.dir / "file-0", (at, at))
+    again = bring_up_to_date(run, todo)
+    assert calls(run) == []
+    assert json.loads(again[0]["mtimes"]) == [int(at) * 10**9]  # so that the next run need not read it again
+
+
+def test_damage_under_a_valid_identity_is_not_taken_for_the_artifact(run):
+    reuse = []
+
+    def trusting(item: Item, run_dir: Path, may_reuse: bool) -> list[Row]:
+        reuse.append(may_reuse)
+        return copy(item, run_dir, may_reuse)
+
+    stage = Stage("copy", "", lambda run: [], trusting, gives="clips", in_workers=False)
+    bring_up_to_date(run, items("good", "good"))
+    (run.dir / "file-1").write_text("id-x")
+    todo, _ = shard.sort_out(run, stage, [*items("good", "good"), Item("id-new", "2", "file-2")])
+    shard.process(run, stage, todo)
+    assert reuse == [False, True]
 
 
 def test_a_full_disk_stops_the_shard_and_what_was_done_is_kept(run, monkeypatch):
     monkeypatch.setattr(shard, "SAVE_EVERY_S", 0.0)
     todo, saved = items("good", "good", "full", "good"), []
     with pytest.raises(shard.OutputFull, match="free some space"):
-        shard.process(run, STAGE, todo, {}, save=saved.append)
+        shard.process(run, STAGE, todo, save=saved.append)
     assert [r["source"] for r in saved[-1]] == ["file-0", "file-1"]
     calls(run)
     (run.dir / "mended").touch()
-    records = shard.process(run, STAGE, todo, by_item(saved[-1]))
+    records = shard.process(run, STAGE, todo, saved[-1], force=True)  # an attempt of the same run is not done again
     assert calls(run) == ["file-2", "file-3"]
     assert [r["status"] for r in records] == ["accepted"] * 4
 
 
 def test_force_does_all_again(run):
     todo = items("good", "rejected")
-    records = shard.process(run, STAGE, todo, {}, log=lambda line: None)
+    bring_up_to_date(run, todo)
     calls(run)
-    shard.process(run, STAGE, todo, by_item(records), force=True, log=lambda line: None)
+    bring_up_to_date(run, todo, force=True)
     assert calls(run) == ["file-0", "file-1"]
