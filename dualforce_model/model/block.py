@@ -15,6 +15,7 @@ from torch.nn import functional
 from dualforce_model.model.attention import Sink, dense_attention, frame_causal_attention, thin_attention
 from dualforce_model.model.cache import RingView
 from dualforce_model.model.checkpointing import Checkpointing, checkpointed
+from dualforce_model.model.exchange import HERE, Exchange
 from dualforce_model.model.heads import turned_heads
 from dualforce_model.model.norms import LayerNorm, RMSNorm, gated, modulated
 from dualforce_model.model.rotary import Phase, rotate
@@ -39,8 +40,27 @@ class Heard(NamedTuple):
     audio: KeyValue | None
 
 
+class Source(NamedTuple):
+    """What a block reads its conditions from: text tokens [B,S,D] with mask [B,S], and the tower's sound."""
+
+    text: Tensor
+    text_mask: Tensor
+    audio: Tensor | None  # [B,left+8F+lookahead,D]
+    audio_time: Phase
+    span: int  # audio features that a latent hears
+
+
+class Still(NamedTuple):
+    """The reference picture before a block: its tokens [B,N,D], and the modulation [B,1,6,D] of no noise."""
+
+    x: Tensor
+    modulation: Tensor
+
+
 class SelfAttention(nn.Module):
     """Attention of a tower to itself: causal by frame, plus the sink."""
+
+    exchange: Exchange = HERE
 
     def __init__(self, width: int, heads: int, eps: float, window: int | None):
         super().__init__()
@@ -70,19 +90,22 @@ class SelfAttention(nn.Module):
             assert places.rest is not None
             weights = self.norm_q.weight, self.norm_k.weight
             q, still, k, v = turned_heads(self.qkv(x), weights, self.norm_q.eps, self.heads, places.full, places.rest)
-            return self.out(frame_causal_attention(q, k, v, Sink(still, *sink), self.window).reshape(x.shape))
+            q, still, k, v = self.exchange.to_heads(q, still, k, v)
+            seen = frame_causal_attention(q, k, v, Sink(still, *sink), self.window)
+            return self.out(self.exchange.to_tokens(seen).reshape(x.shape))
         q, k, v = self.heads_of(x, places.full)
         return self.out(thin_attention(q, k, v, mask).reshape(x.shape))
 
     def reference(self, x: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
         """The reference picture [B,N,D] sees itself; also gives its keys and values, at rest in time."""
         q, (k, v) = self.sink(x, rest)
-        return self.out(dense_attention(q, k, v).reshape(x.shape)), (k, v)
+        return self.out(self.exchange.to_tokens(dense_attention(q, k, v)).reshape(x.shape)), (k, v)
 
     def sink(self, x: Tensor, rest: Phase) -> tuple[Tensor, KeyValue]:
         """Queries, and keys with values, of the reference picture [B,N,D]: [B,N,H,d] each."""
         q, k, v = self.project(x)
-        return rotate(q, rest), (rotate(k, rest), v)
+        q, k, v = self.exchange.to_heads(rotate(q, rest), rotate(k, rest), v)
+        return q, (k, v)
 
 
 class CrossAttention(nn.Module):
@@ -139,6 +162,22 @@ class Block(nn.Module):
             return None
         k, v = self.audio.hear(audio)
         return windows(rotate(k, audio_time), span), windows(v, span)
+
+    def window(
+        self, x: Tensor, modulation: Tensor, places: Places, source: Source, still: Still | None, last: bool,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Still | None]:  # fmt: skip
+        """A whole layer of a window in one call, so that weights which are spread over processes are gathered once.
+
+        Conditions are read, the reference picture looks at itself (where there is one), the frames look at all.
+        """
+        heard = self.hear(*source)
+        sink = None
+        if still is not None:
+            assert places.rest is not None
+            picture, sink = self.reference(still.x, still.modulation, places.rest, last)
+            still = still._replace(x=picture)
+        return self.forward(x, modulation, places, heard, sink, mask), still
 
     def forward(
         self,

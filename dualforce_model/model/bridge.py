@@ -14,6 +14,7 @@ from dualforce_model.model.attention import Sink, thin_attention
 from dualforce_model.model.block import KeyValue
 from dualforce_model.model.cache import RingView
 from dualforce_model.model.config import TowerConfig
+from dualforce_model.model.exchange import HERE, Exchange
 from dualforce_model.model.norms import LayerNorm, RMSNorm
 from dualforce_model.model.rotary import Phase, rotate
 
@@ -27,7 +28,12 @@ class Sight(NamedTuple):
 
 
 class Gaze(nn.Module):
-    """One direction: tokens of width `width` look at tokens of width `source`. The gate starts at zero."""
+    """One direction: tokens of width `width` look at tokens of width `source`. The gate starts at zero.
+
+    With an `exchange`, the source's tokens are spread over processes and those that look are everywhere the same.
+    """
+
+    exchange: Exchange = HERE
 
     def __init__(self, width: int, source: int, heads: int, eps: float):
         super().__init__()
@@ -41,7 +47,9 @@ class Gaze(nn.Module):
     def keys(self, source: Tensor) -> KeyValue:
         """Keys and values [...,H,d] of source [...,source], at rest in time."""
         k, v = self.kv(self.norm_source(source)).chunk(2, -1)
-        return self.norm_k(k).unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
+        k, v = self.norm_k(k).unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
+        k, v = self.exchange.to_heads(k, v)
+        return k, v
 
     def forward(self, x: Tensor, source: Tensor, time: Phase, source_time: Phase, sight: Sight) -> Tensor:
         """What to add to x [B,F,N,width] from source [B,F,M,source].
@@ -52,13 +60,15 @@ class Gaze(nn.Module):
         if sight.past is not None:
             k, v = sight.past.with_current(k, v)
         sink = Sink(at_rest, *sight.sink) if sight.sink is not None else None
-        return self.leave(thin_attention(q, k, v, sight.mask, sink).reshape(x.shape))
+        seen = self.exchange.whole_heads(thin_attention(q, k, v, sight.mask, sink))
+        return self.leave(seen.reshape(x.shape))
 
     def enter(
         self, x: Tensor, source: Tensor, time: Phase, source_time: Phase
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries at rest and turned, of x; keys turned and values, of source: [...,H,d] each."""
         at_rest = self.norm_q(self.q(self.norm(x))).unflatten(-1, (self.heads, -1))
+        at_rest = self.exchange.part_of_heads(at_rest)
         k, v = self.keys(source)
         return at_rest, rotate(at_rest, time), rotate(k, source_time), v
 

@@ -49,8 +49,7 @@ class DualForce(Duo):
         towers = [self.video] if self.struct is None else [self.video, self.struct]
         for tower in towers:
             for block in tower.layers():
-                block.compile(**options)
-                for name in ("hear", "reference"):
+                for name in ("hear", "reference", "forward"):  # `window` calls them, and is where weights are gathered
                     setattr(block, name, torch.compile(getattr(block, name), **options))
         for bridge in self.bridges.values():
             bridge.compile(**options)
@@ -249,7 +248,7 @@ class DualForce(Duo):
         past = [ring.view(cache.slot_after_front, filled, orders) for ring in cache.video]
         assert cache.video_places is not None
         heard = [Heard(t, cache.text_masks[0], a) for t, a in zip(cache.video_text, cache.video_heard, strict=True)]
-        passage = Passage(modulation, cache.video_places, heard, None, past)
+        passage = Passage(modulation, cache.video_places, heard, past)
         x = self.video.tokens(video.to(dtype), cache.reference)
         if self.struct is None:
             x, _ = self.run(x, None, passage)

@@ -13,11 +13,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from dualforce_model.model.block import Heard, KeyValue, Places
+from dualforce_model.model.block import Heard, KeyValue, Places, Source, Still
 from dualforce_model.model.bridge import Bridge, Clock, Sight
 from dualforce_model.model.cache import RingView
 from dualforce_model.model.conditioning import Conditions
 from dualforce_model.model.config import ModelConfig
+from dualforce_model.model.exchange import Exchange
 from dualforce_model.model.precondition import around_reference
 from dualforce_model.model.rotary import Phase, space_phase, time_phase
 from dualforce_model.model.towers import StructTower, Tower, VideoTower
@@ -38,18 +39,22 @@ class Velocity(NamedTuple):
 
 @dataclass
 class Passage:
-    """All that the blocks of both towers need for one pass, for every layer."""
+    """All that the blocks of both towers need for one pass, for every layer.
+
+    A window brings the `Source` of its conditions and the reference picture; a rollout what each layer made of them
+    before (`heard`), and its past.
+    """
 
     video_modulation: Tensor  # [B,F,6,D]
     video_places: Places
-    video_heard: list[Heard]
-    sinks: list[KeyValue] | None
-    video_past: Sequence[RingView | None]
+    video_heard: Source | list[Heard]
+    video_past: Sequence[RingView] = ()
+    still: Still | None = None
     struct_modulation: Tensor | None = None
     struct_places: Places | None = None
-    struct_heard: list[Heard] | None = None
+    struct_heard: Source | list[Heard] = ()  # type: ignore[assignment]
+    struct_past: Sequence[RingView] = ()
     struct_mask: Tensor | None = None  # [B,F,G,M]
-    struct_past: Sequence[RingView | None] | None = None
     clock: Clock | None = None
     sights: dict[int, tuple[Sight, Sight]] | None = None  # per bridged layer: the video tower's, the struct tower's
 
@@ -68,6 +73,24 @@ class Duo(nn.Module):
                 bridge = Bridge(config.video, config.struct, config.bridge.direction, config.norm_eps)
                 self.bridges[str(layer)] = bridge
         self.reset()
+
+    def spread(self, exchange: Exchange) -> None:
+        """Let the processes of `exchange` share each window: every one gets the n-th part of the video tokens.
+
+        Raises ValueError when the heads can't be shared evenly.
+        """
+        for name, tower in (("video", self.config.video), ("struct", self.config.struct)):
+            if tower is not None and tower.heads % exchange.size:
+                raise ValueError(
+                    f"{tower.heads} heads of the {name} tower can't be shared by {exchange.size} processes: choose a "
+                    "sequence group that divides them"
+                )
+        self.video.exchange = exchange
+        for block in self.video.layers():
+            block.attention.exchange = exchange
+        for bridge in self.bridges.values():
+            if cast("Bridge", bridge).to_struct is not None:
+                cast("Bridge", bridge).to_struct.exchange = exchange  # type: ignore[union-attr]
 
     def reset(self) -> None:
         """Draw fresh weights: Xavier for linear layers, zero for biases and for all that starts silent."""
@@ -101,20 +124,20 @@ class Duo(nn.Module):
         start = torch.zeros(B, dtype=torch.long, device=device) if start is None else start
         grid = (H // self.config.patch, W // self.config.patch)
 
-        reference, sinks, across = self.look_at_reference(conditions, B, grid, dtype)
+        reference = pictured(conditions)
         video_time = start[:, None] + torch.arange(F, device=device)
         level, modulation = self.video.noise(sigma_video)
         rest = self.rest(grid, device)
-        text = self.video.text(conditions, B)
         seen = frames_seen(F, self.config.window, device)
+        picture = None if reference is None else reference.to(dtype)
+        block = self.video.reference_tokens(picture, conditions.drop_reference, B, grid[0] * grid[1])
         passage = Passage(
             modulation,
-            self.places(self.video, video_time[..., None], rest),
-            self.hear(self.video, text, self.listen(self.video, conditions, B, F), start, F),
-            sinks,
-            [None] * len(self.video.blocks),
+            self.here(self.places(self.video, video_time[..., None], rest)),
+            self.source(self.video, conditions, start, F),
+            still=Still(block, self.video.unmoved(block)),
         )
-        x = self.video.tokens(video.to(dtype), reference)
+        x = self.video.tokens(video.to(dtype), picture)
         if self.struct is None:
             x, _ = self.run(x, None, passage)
             return Velocity(
@@ -127,15 +150,13 @@ class Duo(nn.Module):
         struct_level, passage.struct_modulation = self.struct.noise(sigma_struct)
         slots = self.struct_times(video_time)
         passage.struct_places = self.places(self.struct, slots, None)
-        struct_text = self.struct.text(conditions, B)
-        sound = self.listen(self.struct, conditions, B, F)
-        passage.struct_heard = self.hear(self.struct, struct_text, sound, start, F)
+        passage.struct_heard = self.source(self.struct, conditions, start, F)
         token_exists = self.token_exists(exists)
         passage.struct_mask = seen[None, :, :, None] & token_exists[:, None]
-        passage.struct_past = [None] * len(self.struct.blocks)
         passage.clock = self.clock(video_time[..., None], slots)
-        to_struct = seen[None, :, :, None].expand(1, F, F, x.shape[2])
-        passage.sights = {layer: (Sight(passage.struct_mask), Sight(to_struct, sink)) for layer, sink in across.items()}
+        to_struct = seen[None, :, :, None].expand(1, F, F, grid[0] * grid[1])
+        sights = (Sight(passage.struct_mask), Sight(to_struct))  # the sink comes with the layer
+        passage.sights = dict.fromkeys(self.config.bridge_layers, sights)
         x, s = self.run(x, self.struct.tokens(struct.to(dtype), exists), passage)
         assert s is not None
         velocity = self.struct.velocity(s, struct_level)
@@ -160,22 +181,21 @@ class Duo(nn.Module):
 
     def run(self, x: Tensor, s: Tensor | None, passage: Passage) -> tuple[Tensor, Tensor | None]:
         """Both towers, block by block: x [B,F,N,D] and s [B,F,M,D]; bridged where the configuration says."""
-        reached = 0
-        for i, block in enumerate(self.video.blocks):
+        reached, still, heard = 0, passage.still, passage.video_heard
+        given = passage.video_modulation, passage.video_places
+        for i, block in enumerate(self.video.layers()):
             if str(i) in self.bridges:
                 assert s is not None
                 assert passage.sights is not None
                 s, reached = self.run_struct(s, passage, reached, self.config.struct_layer(i))
-                x, s = self.bridges[str(i)](x, s, passage.clock, *passage.sights[i])
-            sink = None if passage.sinks is None else passage.sinks[i]
-            x = block(
-                x,
-                passage.video_modulation,
-                passage.video_places,
-                passage.video_heard[i],
-                sink=sink,
-                past=passage.video_past[i],
-            )
+                bridge, (to_video, to_struct) = cast("Bridge", self.bridges[str(i)]), passage.sights[i]
+                if still is not None:
+                    to_struct = to_struct._replace(sink=bridge.reference(still.x))
+                x, s = bridge(x, s, passage.clock, to_video, to_struct)
+            if isinstance(heard, Source):
+                x, still = block.window(x, *given, heard, still, i + 1 == len(self.video.blocks), None)
+            else:
+                x = block(x, *given, heard[i], past=passage.video_past[i])
         if s is not None:
             assert self.struct is not None
             s, _ = self.run_struct(s, passage, reached, len(self.struct.blocks))
@@ -184,17 +204,14 @@ class Duo(nn.Module):
     def run_struct(self, s: Tensor, passage: Passage, first: int, last: int) -> tuple[Tensor, int]:
         """Struct blocks first .. last-1."""
         assert self.struct is not None
-        assert passage.struct_heard is not None
-        assert passage.struct_past is not None
-        for i in range(first, last):
-            s = self.struct.blocks[i](
-                s,
-                passage.struct_modulation,
-                passage.struct_places,
-                passage.struct_heard[i],
-                mask=passage.struct_mask,
-                past=passage.struct_past[i],
-            )
+        assert passage.struct_modulation is not None
+        assert passage.struct_places is not None
+        heard, given = passage.struct_heard, (passage.struct_modulation, passage.struct_places)
+        for i, block in enumerate(self.struct.layers()[first:last], first):
+            if isinstance(heard, Source):
+                s, _ = block.window(s, *given, heard, None, False, passage.struct_mask)
+            else:
+                s = block(s, *given, heard[i], mask=passage.struct_mask, past=passage.struct_past[i])
         return s, last
 
     # -- where tokens stand ------------------------------------------------------------------------------------------
@@ -223,6 +240,13 @@ class Duo(nn.Module):
         )
         return Places(full, rest, turn)  # type: ignore[arg-type]
 
+    def here(self, places: Places) -> Places:
+        """Of places of all video tokens, those of this process's."""
+        part = self.video.exchange.part
+        cos, sin = (part(phase, 2) for phase in places.full)
+        rest = None if places.rest is None else (part(places.rest[0], 0), part(places.rest[1], 0))
+        return places._replace(full=(cos, sin), rest=rest)
+
     def clock(self, video: Tensor, struct: Tensor) -> Clock:
         """Time phases of video tokens at [B,F,1] and struct tokens at [B,F,M], in the frequencies of both towers."""
         assert self.config.struct is not None
@@ -247,12 +271,11 @@ class Duo(nn.Module):
         self, given: Conditions, batch: int, grid: tuple[int, int], dtype: torch.dtype
     ) -> tuple[Tensor | None, list[KeyValue], dict[int, KeyValue | None]]:
         """The reference as condition channels (zero where dropped), and its keys and values for every layer."""
-        picture = None if given.reference is None else given.reference.to(dtype)
+        picture = pictured(given)
+        picture = None if picture is None else picture.to(dtype)
         block = self.video.reference_tokens(picture, given.drop_reference, batch, grid[0] * grid[1])
         bridges = {int(layer): cast("Bridge", bridge) for layer, bridge in self.bridges.items()}
         own, across = self.video.sinks(block, self.rest(grid, block.device), bridges)
-        if picture is not None and given.drop_reference is not None:
-            picture = picture.masked_fill(given.drop_reference[:, None, None, None], 0.0)
         return picture, own, across
 
     def listen(self, tower: Tower, given: Conditions, batch: int, frames: int) -> Tensor | None:
@@ -264,12 +287,11 @@ class Duo(nn.Module):
             raise ValueError(f"{frames} latents hear {n} audio features, got {given.audio.shape[1]}")
         return tower.audio(given.audio, given.audio_valid, given.drop_audio, batch, n)
 
-    def hear(
-        self, tower: Tower, text: tuple[Tensor, Tensor], sound: Tensor | None, start: Tensor, frames: int
-    ) -> list[Heard]:
-        """Keys and values of text and sound for every block of a tower."""
+    def source(self, tower: Tower, given: Conditions, start: Tensor, frames: int) -> Source:
+        """Text and sound of a window of `frames` latents from `start` [B], as the blocks of a tower read them."""
+        sound = self.listen(tower, given, len(start), frames)
         phase = self.sound_phase(tower, start, frames)
-        return [block.hear(*text, sound, phase, self.config.audio_span) for block in tower.layers()]
+        return Source(*tower.text(given, len(start)), sound, phase, self.config.audio_span)
 
     def sound_phase(self, tower: Tower, start: Tensor, frames: int) -> Phase:
         """Phases of the audio features that `frames` latents from `start` [B] hear, for the heads of `tower`."""
@@ -297,6 +319,13 @@ class Duo(nn.Module):
                 raise ValueError(f"struct is {(B, F, STRIDE, self.config.struct_dim)}, got {tuple(struct.shape)}")
             if sigma_struct is None or sigma_struct.shape != (B, F):
                 raise ValueError(f"sigma_struct is one per frame {(B, F)}")
+
+
+def pictured(given: Conditions) -> Tensor | None:
+    """The reference [B,16,H,W] of samples that have one, zero for the others; None where there is none at all."""
+    if given.reference is None or given.drop_reference is None:
+        return given.reference
+    return given.reference.masked_fill(given.drop_reference[:, None, None, None], 0.0)
 
 
 def frames_seen(frames: int, window: int | None, device: torch.device) -> Tensor:

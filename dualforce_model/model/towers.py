@@ -15,6 +15,7 @@ from dualforce_model.model.block import Block, KeyValue
 from dualforce_model.model.bridge import Bridge
 from dualforce_model.model.conditioning import Audio, NoiseLevel, Text
 from dualforce_model.model.config import ModelConfig, TowerConfig
+from dualforce_model.model.exchange import HERE, Exchange
 from dualforce_model.model.norms import modulated
 from dualforce_model.model.rotary import Phase
 from dualforce_model.timeline import STRIDE
@@ -69,6 +70,8 @@ class Tower(nn.Module):
 class VideoTower(Tower):
     """Latents to patches and back. The reference picture is one more frame, clean, seen by all and seeing none."""
 
+    exchange: Exchange = HERE
+
     def __init__(self, config: ModelConfig):
         area = config.patch**2
         super().__init__(config, config.video, config.video_inputs * area, config.latent_channels * area)
@@ -84,21 +87,26 @@ class VideoTower(Tower):
         return cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
 
     def tokens(self, latents: Tensor, reference: Tensor | None) -> Tensor:
-        """Noisy latents [B,C,F,H,W] to tokens [B,F,N,D]; mask channels 0, condition channels the reference."""
+        """Noisy latents [B,C,F,H,W] to tokens [B,F,n,D] of this process; mask channels 0, condition channels the reference."""
         noisy = latents.transpose(1, 2)
         B, F, _, H, W = noisy.shape
         mask = noisy.new_zeros(B, F, self.mask_channels, H, W)
         condition = torch.zeros_like(noisy) if reference is None else reference[:, None].expand_as(noisy)
-        return self.embed(self.patches(torch.cat([noisy, mask, condition], 2)))
+        return self.embed(self.exchange.part(self.patches(torch.cat([noisy, mask, condition], 2)), 2))
 
     def reference_tokens(self, reference: Tensor | None, drop: Tensor | None, batch: int, tokens: int) -> Tensor:
         """The picture [B,C,H,W] as a clean block [B,N,D]: mask channels 1, condition channels the latent itself."""
-        null = self.null_reference.expand(batch, tokens, -1)
+        null = self.null_reference.expand(batch, tokens // self.exchange.size, -1)
         if reference is None:
             return null
         mask = reference.new_ones(batch, self.mask_channels, *reference.shape[-2:])
-        block = self.embed(self.patches(torch.cat([reference, mask, reference], 1)[:, None]))[:, 0]
+        patches = self.patches(torch.cat([reference, mask, reference], 1)[:, None])[:, 0]
+        block = self.embed(self.exchange.part(patches, 1))
         return block if drop is None else torch.where(drop[:, None, None], null.to(block.dtype), block)
+
+    def unmoved(self, block: Tensor) -> Tensor:
+        """The modulation [B,1,6,D] of the reference picture [B,N,D]: it has no noise."""
+        return self.noise(block.new_zeros(block.shape[0], 1, dtype=torch.float32))[1]
 
     def sinks(
         self, block: Tensor, rest: Phase, bridges: dict[int, Bridge]
@@ -108,8 +116,7 @@ class VideoTower(Tower):
         Returns its keys and values per block, and per bridged layer those that the struct tower sees. The picture sees
         neither frames nor conditions, so this holds for a whole stream: the permanent sink of the cache.
         """
-        still = block.new_zeros(block.shape[0], 1, dtype=torch.float32)
-        _, modulation = self.noise(still)
+        modulation = self.unmoved(block)
         own: list[KeyValue] = []
         across: dict[int, KeyValue | None] = {}
         for i, layer in enumerate(self.layers()):
@@ -120,9 +127,10 @@ class VideoTower(Tower):
         return own, across
 
     def velocity(self, x: Tensor, level: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens [B,F,N,D] to the velocity [B,C,F,H,W] in fp32."""
+        """Tokens [B,F,n,D] of this process to the velocity [B,C,F,H,W] of all in fp32."""
         p = self.patch
-        cells = self.head(x, level).float().reshape(*x.shape[:2], *grid, p, p, -1)  # B,F,h,w,p,p,C
+        patches = self.exchange.whole(self.head(x, level).float(), 2)
+        cells = patches.reshape(*x.shape[:2], *grid, p, p, -1)  # B,F,h,w,p,p,C
         return cells.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
 
