@@ -35,7 +35,7 @@ def plan(run: Run) -> list[Item]:
     if not config.lists:
         raise RunError("no lists to download from: set download.lists.<dataset>=PATH (hdtf, celebv_hq, vfhq, links, …)")
     _manners[run.dir] = Manners(config)
-    cookies_of(config.cookies)  # said once, and not of every video
+    _ = cookies_of(config.cookies), config.proxy_address  # said once, and not of every video
     denied, tries = deny.read(run.dir), _tries(run)
     items: list[Item] = []
     for manifest in read_lists(config):

@@ -82,8 +82,6 @@ class DownloadConfig:
                 "proxy: a password must not stand in settings, which are stored and shown; put the address into an "
                 "environment variable and set proxy to $NAME of it"
             )
-        if self.proxy.startswith("$") and self.proxy[1:] not in os.environ:
-            raise ConfigError(f"proxy: the environment has no variable {self.proxy[1:]!r}")
 
     def absolute(self) -> DownloadConfig:
         """The same with paths that mean the same file wherever a worker stands."""
@@ -93,5 +91,9 @@ class DownloadConfig:
 
     @property
     def proxy_address(self) -> str:
-        """The proxy itself; "" without one."""
-        return os.environ[self.proxy[1:]] if self.proxy.startswith("$") else self.proxy
+        """The proxy itself; "" without one. Raises ConfigError when the environment does not hold it."""
+        if not self.proxy.startswith("$"):
+            return self.proxy
+        if self.proxy[1:] not in os.environ:
+            raise ConfigError(f"download.proxy: the environment has no variable {self.proxy[1:]!r}")
+        return os.environ[self.proxy[1:]]

@@ -119,7 +119,6 @@ def test_settings_are_checked(monkeypatch):
         {"concurrent": 0},
         {"retries": -1},
         {"timeout_s": 0},
-        {"proxy": "$NO_SUCH_NAME"},
         {"proxy": "http://me:secret@proxy:3128"},
     ):
         with pytest.raises(ConfigError):
@@ -128,3 +127,6 @@ def test_settings_are_checked(monkeypatch):
     config = DownloadConfig(proxy="$MY_PROXY")
     assert config.proxy_address == "http://me:secret@proxy:3128"
     assert "secret" not in repr(config)
+    config = DownloadConfig(proxy="$NO_SUCH_NAME")  # whoever only looks into the run needs no proxy
+    with pytest.raises(ConfigError, match="no variable 'NO_SUCH_NAME'"):
+        config.proxy_address  # noqa: B018

@@ -31,6 +31,7 @@ class Request:
     look: bool = False  # only the beginning was asked for
     fault: Fault | None = None
     cookie: str = ""
+    proxy_authorization: str = ""
 
 
 class Host:
@@ -105,7 +106,10 @@ def _handler(host: Host) -> type[BaseHTTPRequestHandler]:
             asked = self.headers.get("Range", "")
             first, last = (int(n or -1) for n in (asked or "bytes=0-").removeprefix("bytes=").split("-"))
             fault = host.take(path) or Fault()
-            request = Request(path, first, look=last >= 0, fault=fault, cookie=self.headers.get("Cookie", ""))
+            said = {
+                name.lower().replace("-", "_"): self.headers.get(name, "") for name in ("Cookie", "Proxy-Authorization")
+            }
+            request = Request(path, first, look=last >= 0, fault=fault, **said)
             host.requests.append(request)
             data = host.files.get(path) if fault.body is None else fault.body
             if data is None or fault.status != 200:
