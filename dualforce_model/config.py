@@ -32,7 +32,7 @@ def near_misses(name: str, known: Iterable[str]) -> str:
 
 def build(cls: type[T], values: Mapping[str, Any] | None, where: str = "") -> T:
     """Make dataclass `cls` from nested mappings. Raises ConfigError for unknown keys and values of the wrong type."""
-    values = values or {}
+    values = spelled_out(cls, values or {}, where or cls.__name__)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or cls.__name__}: expected a mapping of keys, got {values!r}")
     hints = typing.get_type_hints(cls)
@@ -49,6 +49,39 @@ def build(cls: type[T], values: Mapping[str, Any] | None, where: str = "") -> T:
         raise ConfigError(f"{where or cls.__name__}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}.{error}" if where else str(error)) from error
+
+
+def spelled_out(kind: Any, value: Any, path: str) -> Any:
+    """The mapping that a section means: itself, or one that its class ships under a name in its folder `SHIPPED`.
+
+    `train: small` is `<SHIPPED>/small.yaml`; `train: {like: small, steps: 5}` is the same with changes.
+    """
+    folder: Path | None = getattr(_section(kind), "SHIPPED", None)
+    if folder is not None and isinstance(value, str):
+        value = {"like": value}
+    if folder is None or not isinstance(value, Mapping) or "like" not in value:
+        return value
+    files = {file.stem: file for file in folder.glob("*.yaml")}
+    name = value["like"]
+    if name not in files:
+        raise ConfigError(f"{path}: nothing is shipped under the name {name!r}{near_misses(str(name), files)}")
+    base = spelled_out(kind, yaml.safe_load(files[name].read_text(encoding="utf-8")) or {}, path)
+    return _laid_over(base, {key: part for key, part in value.items() if key != "like"})
+
+
+def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _laid_over(out[key], value) if both else value
+    return out
+
+
+def _section(kind: Any) -> type | None:
+    """The dataclass of a section, also of one that may be null; None for a plain value."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    return kind if dataclasses.is_dataclass(kind) and isinstance(kind, type) else None
 
 
 def _value(kind: Any, value: Any, path: str) -> Any:
@@ -98,37 +131,43 @@ def keys(cls: type, prefix: str = "") -> list[str]:
     """Every dotted key that `cls` accepts."""
     hints, found = typing.get_type_hints(cls), []
     for field in dataclasses.fields(cls):
-        kind = hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            found += keys(kind, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        section = _section(hints[field.name])
+        if section is not None:
+            found += keys(section, f"{prefix}{field.name}.")
         else:
             found.append(prefix + field.name)
     return found
 
 
 def override(values: dict[str, Any], assignments: Iterable[str], cls: type) -> dict[str, Any]:
-    """A copy of nested `values` with `a.b=c` assignments applied; c is read as YAML. Unknown keys are errors."""
+    """A copy of nested `values` with `a.b=c` assignments applied; c is read as YAML. Unknown keys are errors.
+
+    A whole section may be assigned too: `train=small` (a name that is shipped), `train_video=null`.
+    """
     known = keys(cls)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"expected KEY=VALUE, got {assignment!r}")
-        if name not in known and not any(name.startswith(k + ".") for k in known):
+        if name not in known and not any(name.startswith(k + ".") or k.startswith(name + ".") for k in known):
             raise ConfigError(f"unknown key {name!r}{near_misses(name, known)}")
         *rooms, last = name.split(".")
         values = dict(values)
-        here = values
+        here, kind = values, cls
         for room in rooms:
-            here[room] = dict(here.get(room) or {})
+            kind = typing.get_type_hints(_section(kind)).get(room, Any) if _section(kind) else Any
+            here[room] = dict(spelled_out(kind, here.get(room) or {}, room))
             here = here[room]
         here[last] = yaml.safe_load(text)
     return values
 
 
 def load(cls: type[T], path: Path | None, assignments: Iterable[str] = ()) -> T:
-    """Read `cls` from a YAML file (or all defaults when `path` is None) with overrides. Raises ConfigError."""
+    """Read `cls` from a YAML file, a name that it ships, or all defaults (None), with overrides. Raises ConfigError."""
     values: Any = {}
-    if path is not None:
+    if path is not None and hasattr(cls, "SHIPPED") and path.parent == Path() and not path.exists():
+        values = spelled_out(cls, path.name, str(path))
+    elif path is not None:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError) as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dualforce_model.data.dataset import Clip, Scale
-from dualforce_model.data.order import WindowOrder
+from dualforce_model.data.order import BatchOrder, Place
 from dualforce_model.errors import BadInput
 from dualforce_model.timeline import SPATIAL, STRIDE, Window, audio_count, audio_heard
 
@@ -20,31 +23,50 @@ Sample = dict[str, Any]
 CHANNELS = 16  # of a latent, whatever made it
 
 
-def read_slice(path: Path, name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """That part of a stored array and no other byte of it, which must have `shape`. BadInput if it can't be had."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            array = file.get_slice(name)[index]
-    except (OSError, SafetensorError, ValueError, IndexError) as error:
-        raise BadInput(
-            "corrupt_feature", f"{path}: cannot read {name!r}: {error}; run the feature's stage again"
-        ) from error
-    if array.shape != shape:
-        raise BadInput("corrupt_feature", f"{path}: {name!r} slice has shape {array.shape}, metadata promises {shape}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadInput("corrupt_feature", f"{path}: {name!r} holds values that are not finite; run the stage again")
-    return array
+@dataclass(frozen=True)
+class Stored:
+    """An open feature file, read slice by slice."""
+
+    path: Path
+    file: Any
+
+    def slice(self, name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """That part of an array and no other byte of it, which must have `shape`."""
+        array = self.file.get_slice(name)[index]
+        if array.shape != shape:
+            raise BadInput(
+                "corrupt_feature", f"{self.path}: {name!r} slice has shape {array.shape}, metadata promises {shape}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BadInput(
+                "corrupt_feature", f"{self.path}: {name!r} holds values that are not finite; run the stage again"
+            )
+        return array
+
+    def count(self, name: str) -> int:
+        """Length of the first axis of an array."""
+        return int(self.file.get_slice(name).get_shape()[0])
+
+    def check(self, made_by: Mapping[str, Any]) -> None:
+        """Raises BadInput mixed_provenance when the file was not made as the dataset says."""
+        here = json.loads(self.file.metadata()["dualforce"])
+        wrong = [key for key, value in made_by.items() if here.get(key) != value]
+        if wrong:
+            raise BadInput(
+                "mixed_provenance",
+                f"{self.path} was made with {wrong[0]} {here.get(wrong[0])!r}, its dataset with {made_by[wrong[0]]!r}; "
+                "run the metadata stage again",
+            )
 
 
-def stored_count(path: Path, name: str) -> int:
-    """Length of the first axis of a stored array. Raises BadInput."""
+@contextmanager
+def stored(path: Path) -> Iterator[Stored]:
+    """An artifact to read from. Whatever goes wrong in the block with it is BadInput corrupt_feature."""
     try:
         with safe_open(path, framework="numpy") as file:
-            return int(file.get_slice(name).get_shape()[0])
-    except (OSError, SafetensorError, ValueError, IndexError) as error:
-        raise BadInput(
-            "corrupt_feature", f"{path}: cannot read {name!r}: {error}; run the feature's stage again"
-        ) from error
+            yield Stored(path, file)
+    except (OSError, SafetensorError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise BadInput("corrupt_feature", f"{path} cannot be read: {error}; run the feature's stage again") from error
 
 
 def on_slots(array: np.ndarray, front: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,18 +100,22 @@ class WindowReader:
         cells, length, slots = self.card["size"] // SPATIAL, window.length, STRIDE * self.frames
         raw, everything = window.raw, slice(None)
         count = raw.stop - raw.start
-        latents = read_slice(
-            clip.files["video_latents"], "latents", (everything, window.latents), (CHANNELS, length, cells, cells)
-        )
         video = np.zeros((CHANNELS, self.frames, cells, cells), np.float32)
-        video[:, :length] = latents
-        struct = self._rows(clip, "struct_latents", "struct", raw, Scale.of(self.card, "struct"))
-        flame = self._rows(clip, "flame", "flame", raw, Scale.of(self.card, "flame"))
-        struct_known = read_slice(clip.files["struct_latents"], "valid", (raw,), (count,))
-        flame_known = read_slice(clip.files["flame"], "valid", (raw,), flame.shape)
-        audio, audio_valid = self._audio(clip, window)
-        one = int(choice * stored_count(clip.files["reference"], "latents"))
-        still = read_slice(clip.files["reference"], "latents", (slice(one, one + 1),), (1, CHANNELS, cells, cells))
+        with self._open(clip, "video_latents") as file:
+            shape = (CHANNELS, length, cells, cells)
+            video[:, :length] = file.slice("latents", (everything, window.latents), shape)
+        with self._open(clip, "struct_latents") as file:
+            struct = self._scaled(file, "struct", raw)
+            struct_known = file.slice("valid", (raw,), (count,))
+        with self._open(clip, "flame") as file:
+            flame = self._scaled(file, "flame", raw)
+            flame_known = file.slice("valid", (raw,), flame.shape)
+        with self._open(clip, "audio_features") as file:
+            audio, audio_valid = self._audio(file, clip, window)
+        with self._open(clip, "reference") as file:
+            one = int(choice * file.count("latents"))
+            still = file.slice("latents", (slice(one, one + 1),), (1, CHANNELS, cells, cells))
+        self._seen.add(clip.clip_id)
 
         def grid(array: np.ndarray) -> torch.Tensor:
             whole, _ = on_slots(array, window.front_frames, slots)
@@ -109,41 +135,59 @@ class WindowReader:
             "clip_id": clip.clip_id,
         }
 
-    def _rows(self, clip: Clip, feature: str, name: str, rows: slice, scale: Scale) -> np.ndarray:
-        shape = (rows.stop - rows.start, len(scale.mean))
-        return scale.apply(read_slice(clip.files[feature], name, (rows,), shape))
+    @contextmanager
+    def _open(self, clip: Clip, feature: str) -> Iterator[Stored]:
+        """A clip's feature; when the clip is read for the first time, how it was made is compared with the card."""
+        with stored(clip.files[feature]) as file:
+            if clip.clip_id not in self._seen:
+                file.check(self.card["features"][feature])
+            yield file
 
-    def _audio(self, clip: Clip, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    @cached_property
+    def _seen(self) -> set[str]:
+        return set()
+
+    @cached_property
+    def _scales(self) -> dict[str, Scale]:
+        return {name: Scale.of(self.card, name) for name in ("struct", "flame", "audio")}
+
+    def _scaled(self, file: Stored, name: str, rows: slice) -> np.ndarray:
+        scale = self._scales[name]
+        return scale.apply(file.slice(name, (rows,), (rows.stop - rows.start, len(scale.mean))))
+
+    def _audio(self, file: Stored, clip: Clip, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """The window's features with context on both sides; what lies outside of the clip is masked."""
         heard = audio_heard(window.start, self.frames, self.audio_left, self.audio_lookahead)
         held = slice(max(0, heard.start), min(heard.stop, audio_count(clip.frames)))
-        audio = self._rows(clip, "audio_features", "audio", held, Scale.of(self.card, "audio"))
-        return on_slots(audio, held.start - heard.start, len(heard))
+        return on_slots(self._scaled(file, "audio", held), held.start - heard.start, len(heard))
 
 
 class Windows(torch.utils.data.Dataset[Sample]):
-    """The samples at positions of a `WindowOrder`.
+    """The samples at the places of a `BatchOrder`; `readers`: one per bucket.
 
     A window whose files can't be read is named in the sample's `skipped` (clip id and message) and replaced by the next
-    one in the order of the same epoch, so that the batch stays whole and the same files give the same batches again.
-    Which stored reference a window gets is drawn from (seed, position).
+    one in the order of the same bucket and epoch, so that the batch stays whole and the same files give the same batches
+    again. Which stored reference a window gets is drawn from (seed, position).
     """
 
-    def __init__(self, clips: Sequence[Clip], order: WindowOrder, reader: WindowReader):
-        self.clips, self.order, self.reader = clips, order, reader
+    def __init__(self, clips: Sequence[Clip], order: BatchOrder, readers: Sequence[WindowReader]):
+        self.clips, self.order, self.readers = clips, order, readers
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, place: Place) -> Sample:
+        bucket, position = place
+        order, members, reader = self.order.orders[bucket], self.order.clips[bucket], self.readers[bucket]
+        assert order is not None
         skipped: list[tuple[str, str]] = []
-        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.order.seed, position, 1])))
+        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([order.seed, position, 1])))
         choice = float(draw.random())
-        for tries in range(self.order.epoch_length):
-            index, start = self.order.window(self.order.next_in_epoch(position, tries))
-            clip = self.clips[index]
+        for tries in range(order.epoch_length):
+            index, start = order.window(order.next_in_epoch(position, tries))
+            clip = self.clips[members[index]]
             try:
-                return {**self.reader.read(clip, start, choice), "skipped": skipped}
+                return {**reader.read(clip, start, choice), "skipped": skipped}
             except BadInput as error:
                 skipped.append((clip.clip_id, str(error)))
-        raise BadInput("no_clips", f"none of the {len(self.clips)} clips can be read; the first: {skipped[0][1]}")
+        raise BadInput("no_clips", f"none of the {len(members)} clips can be read; the first: {skipped[0][1]}")
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

@@ -3,13 +3,13 @@
 B batch, F latent frames. Clean x, noise n, sigma s in [0,1]: noisy = (1-s) x + s n, velocity = n - x (rectified flow).
 """
 
+from dualforce_model.configs.forcing import DropRates, LossWeights, NoiseConfig
 from dualforce_model.diffusion.captured import CapturedStep
-from dualforce_model.diffusion.dropout import DropRates, drop_conditions
+from dualforce_model.diffusion.dropout import drop_conditions
 from dualforce_model.diffusion.lip import LipConfig, LipScorer
-from dualforce_model.diffusion.losses import LossWeights, Terms, by_decile, gradient_norms, losses
+from dualforce_model.diffusion.losses import Terms, by_decile, gradient_norms, losses
 from dualforce_model.diffusion.noise import (
     Levels,
-    NoiseConfig,
     add_noise,
     clean_estimate,
     draw_levels,
@@ -17,7 +17,7 @@ from dualforce_model.diffusion.noise import (
     normal,
     velocity_target,
 )
-from dualforce_model.diffusion.sampler import ScheduleConfig, frame_schedule, integrate
+from dualforce_model.diffusion.sampler import ScheduleConfig, chunk_schedule, frame_schedule, integrate
 from dualforce_model.diffusion.step import Batch, Draw, draw, terms_of, training_terms
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Terms",
     "add_noise",
     "by_decile",
+    "chunk_schedule",
     "clean_estimate",
     "draw",
     "draw_levels",

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dualforce_model.diffusion.losses import LossWeights, Terms
+from dualforce_model.configs.forcing import LossWeights
+from dualforce_model.diffusion.losses import Terms
 from dualforce_model.diffusion.step import Batch, Draw, terms_of
 
 T = TypeVar("T")

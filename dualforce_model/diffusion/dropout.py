@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from dualforce_model.config import ConfigError
+from dualforce_model.configs.forcing import DropRates
 from dualforce_model.model.conditioning import Conditions
-
-
-@dataclass(frozen=True)
-class DropRates:
-    """Share of samples for which each condition is replaced by its learned null, each on its own."""
-
-    audio: float = 0.1
-    text: float = 0.1
-    reference: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("audio", "text", "reference"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"drop rate of {name} is a share, got {getattr(self, name)}")
 
 
 def drop_conditions(

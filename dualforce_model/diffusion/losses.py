@@ -11,17 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dualforce_model.configs.forcing import LossWeights
+
 DECILES = 10
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms. The lip term waits for a scorer whose held-out accuracy is clearly above chance."""
-
-    video: float = 1.0
-    struct: float = 0.5
-    flame: float = 0.1
-    lip: float = 0.0
 
 
 @dataclass

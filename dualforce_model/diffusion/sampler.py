@@ -24,6 +24,7 @@ class ScheduleConfig:
 
     lead: how far the struct stream runs ahead ("structure first"), as a share of its own way: 0 both together, 1 the
     struct is clean before the video begins. shift > 1 spends more steps at high noise (Esser et al. 2024).
+    stagger: of frames that are denoised together, how far each stays behind the one before it, as a share of its way.
     """
 
     steps: int = 10
@@ -31,15 +32,26 @@ class ScheduleConfig:
     shift: float = 1.0
     order: Literal[1, 2] = 1
     sigma_s_max: float = 1.0  # where the struct stream begins: as trained
+    stagger: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.lead < 0 or self.shift <= 0 or not 0 < self.sigma_s_max <= 1:
-            raise ConfigError(f"steps >= 1, lead >= 0, shift > 0, sigma_s_max in (0, 1]; got {self}")
+        if self.steps < 1 or self.shift <= 0 or not 0 < self.sigma_s_max <= 1:
+            raise ConfigError(f"steps >= 1, shift > 0, sigma_s_max in (0, 1]; got {self}")
+        if self.lead < 0 or self.stagger < 0:
+            raise ConfigError(f"lead and stagger are >= 0, got {self.lead} and {self.stagger}")
 
 
 def frame_schedule(config: ScheduleConfig) -> tuple[Tensor, Tensor]:
     """Levels [S+1] of video and struct, from full noise to 0; both never rise, and struct is never behind video."""
-    passed = torch.linspace(0, 1 + config.lead, config.steps + 1, dtype=torch.float64)
+    video, struct = chunk_schedule(config, 1)
+    return video[:, 0], struct[:, 0]
+
+
+def chunk_schedule(config: ScheduleConfig, frames: int) -> tuple[Tensor, Tensor]:
+    """The same for `frames` frames that are denoised together: [S+1,F]. Along time noise never falls."""
+    behind = config.stagger * torch.arange(frames, dtype=torch.float64)
+    end = 1 + config.lead + config.stagger * (frames - 1)
+    passed = torch.linspace(0, end, config.steps + 1, dtype=torch.float64)[:, None] - behind
 
     def level(progress: Tensor) -> Tensor:
         sigma = 1 - progress.clamp(0, 1)

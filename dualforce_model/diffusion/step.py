@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dualforce_model.diffusion.dropout import DropRates, drop_conditions
+from dualforce_model.configs.forcing import DropRates, LossWeights, NoiseConfig
+from dualforce_model.diffusion.dropout import drop_conditions
 from dualforce_model.diffusion.lip import LipScorer
-from dualforce_model.diffusion.losses import LossWeights, Terms, losses
+from dualforce_model.diffusion.losses import Terms, losses
 from dualforce_model.diffusion.noise import (
     Levels,
-    NoiseConfig,
     add_noise,
     clean_estimate,
     draw_levels,

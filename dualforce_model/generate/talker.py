@@ -75,7 +75,7 @@ class Talker:
                 raise BadInput(
                     "foreign_checkpoint", f"{folder}: the model reads {ours} {name}, the statistics have {theirs}"
                 )
-        return cls(model, card, config.frames, float(config.noise.get("sigma_s_max", 1.0)), where)
+        return cls(model, card, config.frames, config.levels.sigma_s_max, where)
 
     @property
     def size(self) -> int:

@@ -21,15 +21,17 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dualforce_model.data import Dataset, Sample, WindowOrder, WindowReader, Windows, collate
+from dualforce_model.data import Dataset, Sample
 from dualforce_model.diffusion import Terms, generator_for
 from dualforce_model.model import DualForce
 from dualforce_model.train import checkpoint
+from dualforce_model.train.batches import loader
 from dualforce_model.train.config import TrainConfig
 from dualforce_model.train.log import Log
 from dualforce_model.train.objective import Objective, model_config
 from dualforce_model.train.optimiser import Ema, adamw, learning_rate
 from dualforce_model.train.state import TrainState, count, objections, refuse, written_by_this_code
+from dualforce_model.train.validate import validation_terms
 
 
 class DivergedError(RuntimeError):
@@ -73,14 +75,13 @@ class _Run:
         self.config, self.out, self.accelerator, self.say = config, out, accelerator, say
         self.dataset = Dataset.open(run_dir)
         torch.manual_seed(config.seed)
-        shape = model_config(config, self.dataset.card)
-        model = DualForce(shape).to(accelerator.device)
+        self.shape = model_config(config, self.dataset.card)
+        model = DualForce(self.shape).to(accelerator.device)
         self.state = TrainState(model, Ema(model, config.ema), adamw(model, config.optimiser))
         self._resume()
         # wrapped after loading, so that every process starts from the same weights by itself
         self.wrapped, self.optimiser = accelerator.prepare(model, self.state.optimiser)
         self.objective = Objective(config, self.dataset.card, accelerator.device)
-        self.reader = WindowReader(self.dataset.card, config.frames, shape.audio_left, shape.audio_lookahead)
         self.named: set[str] = set()  # unreadable clips that were reported
 
     def _resume(self) -> None:
@@ -162,32 +163,32 @@ class _Run:
 
     def _batches(self) -> DataLoader[Sample]:
         """The share of this process in every global batch from the next step on."""
-        clips, accelerator, config = self.dataset.clips["train"], self.accelerator, self.config
-        order = WindowOrder(tuple(c.latents for c in clips), config.frames, config.seed, config.first_share)
-        steps = [
-            list(order.positions(step, config.batch, accelerator.process_index, accelerator.num_processes))
-            for step in range(self.state.step, config.steps)
-        ]
-        windows = Windows(clips, order, self.reader)
-        return DataLoader(windows, batch_sampler=steps, collate_fn=collate, num_workers=config.workers)
+        accelerator, config = self.accelerator, self.config
+        return loader(
+            self.dataset,
+            config,
+            self.shape,
+            range(self.state.step, config.steps),
+            accelerator.process_index,
+            accelerator.num_processes,
+            pin=accelerator.device.type == "cuda",
+        )
 
     def _validate(self, log: Log | None) -> None:
         """Loss of the averaged weights on held-out identities: the same windows and the same noise every time."""
         clips, config, accelerator = self.dataset.clips["val"], self.config, self.accelerator
         if not clips:
             return
-        order = WindowOrder(tuple(c.latents for c in clips), config.frames, 0, config.first_share)
-        windows = Windows(clips, order, self.reader)
-        sums: dict[str, Tensor] = {}
-        rounds = max(1, config.validate_windows // config.batch)
-        with torch.no_grad(), self.state.ema.in_place_of(self.state.model):
-            for i in range(rounds):
-                mine = order.positions(i, config.batch, accelerator.process_index, accelerator.num_processes)
-                batch = collate([windows[position] for position in mine])
-                generator = generator_for("validation", i, accelerator.process_index)
-                terms = _named(self.objective(self.state.model, batch, generator))
-                sums = {name: sums.get(name, 0) + value / rounds for name, value in terms.items()}
-        row = self._together(sums)
+
+        def terms_of(batch: Sample, generator: torch.Generator) -> dict[str, Tensor]:
+            return _named(self.objective(self.state.model, batch, generator))
+
+        with self.state.ema.in_place_of(self.state.model):
+            mine = validation_terms(
+                clips, self.dataset.card, config, self.shape, terms_of,
+                accelerator.process_index, accelerator.num_processes,
+            )  # fmt: skip
+        row = self._together(mine)
         if log:
             log.add(step=self.state.step, **{f"val_{name}": value for name, value in row.items()})
 

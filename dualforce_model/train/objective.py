@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from dualforce_model import config as strict
 from dualforce_model.data import Sample
-from dualforce_model.diffusion import Batch, DropRates, LossWeights, NoiseConfig, Terms, training_terms
+from dualforce_model.diffusion import Batch, Terms, training_terms
 from dualforce_model.features.flame import CAMERA, EXPRESSION
-from dualforce_model.model import Conditions, DualForce, ModelConfig, preset
+from dualforce_model.model import Conditions, DualForce, ModelConfig
 from dualforce_model.train.config import TrainConfig
 
 FACIAL = slice(EXPRESSION.start, CAMERA.start)  # FLAME parameters that a face shows: expression, pose, jaw
@@ -27,19 +25,8 @@ def measured_flame(card: Mapping[str, Any]) -> np.ndarray:
 
 
 def model_config(config: TrainConfig, card: Mapping[str, Any]) -> ModelConfig:
-    """The preset with the config's changes, its inputs and readouts as wide as the dataset's features."""
-    changes = [f"{key}={json.dumps(value)}" for key, value in _dotted(config.model)]
-    width = {"audio_dim": card["audio_dim"], "flame_dim": len(measured_flame(card))}
-    return preset(config.preset, *changes, reference_spread=config.reference_spread, **width)
-
-
-def _dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """`a.b`, c for {a: {b: c}}."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{before}{key}.")
-        else:
-            yield before + key, value
+    """The config's model, its inputs and readouts as wide as the dataset's features."""
+    return config.shape(audio_dim=card["audio_dim"], flame_dim=len(measured_flame(card)))
 
 
 class Objective:
@@ -48,9 +35,7 @@ class Objective:
     def __init__(self, config: TrainConfig, card: Mapping[str, Any], device: torch.device):
         self.device = device
         self.flame = torch.from_numpy(measured_flame(card)).to(device)
-        self.noise = strict.build(NoiseConfig, config.noise, "noise")
-        self.drops = strict.build(DropRates, config.drops, "drops")
-        self.weights = strict.build(LossWeights, config.losses, "losses")
+        self.noise, self.drops, self.weights = config.levels, config.drops, config.losses
 
     def __call__(self, model: nn.Module, sample: Sample, generator: torch.Generator) -> Terms:
         """Loss terms of the windows in `sample`; all noise and dropout come from `generator`."""

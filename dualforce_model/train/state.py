@@ -23,7 +23,7 @@ from dualforce_model.train.config import OPERATIONAL, TrainConfig, lineage
 from dualforce_model.train.optimiser import Ema
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, per parameter
-ROOMS = ("model", "diffusion", "data", "train")  # whose code decides the weights
+ROOMS = ("configs", "model", "diffusion", "data", "train")  # whose code decides the weights
 
 
 @dataclass

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dualforce_model.data import Clip, Dataset, WindowOrder, WindowReader, Windows, collate
-from dualforce_model.data.windows import read_slice
+from dualforce_model.data import BatchOrder, Clip, Dataset, Place, WindowReader, Windows, collate
+from dualforce_model.data.windows import stored
 from dualforce_model.errors import BadInput
-from dualforce_model.store import read_tensors
+from dualforce_model.store import read_provenance, read_tensors, write_tensors
 
 LEFT, AHEAD = 16, 4  # audio features heard before and after
 
@@ -102,9 +102,10 @@ def test_only_the_window_is_read(dataset, tmp_path):
     broken[:, :10], broken[:, 15:] = np.nan, np.nan
     path.write_bytes(path.read_bytes()[:header] + broken.tobytes())
     index, shape = (slice(None), slice(10, 15)), (16, 5, *latents.shape[2:])
-    np.testing.assert_array_equal(read_slice(path, "latents", index, shape), latents[:, 10:15])
-    with pytest.raises(BadInput, match="not finite"):
-        read_slice(path, "latents", (slice(None), slice(11, 16)), shape)
+    with stored(path) as file:
+        np.testing.assert_array_equal(file.slice("latents", index, shape), latents[:, 10:15])
+        with pytest.raises(BadInput, match="not finite"):
+            file.slice("latents", (slice(None), slice(11, 16)), shape)
 
 
 @pytest.fixture
@@ -113,8 +114,27 @@ def copy(run_folder, tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("harm", ["truncated", "missing", "text", "other shape"])
-def test_a_corrupt_file_is_named_and_the_next_window_stands_in(copy, harm):
+def all_windows(clips, dataset) -> Windows:
+    return Windows(clips, BatchOrder(tuple(c.latents for c in clips), ((5, 4),), 1), [reader(dataset)])
+
+
+def other_backend(path):
+    """The same numbers, said to be made by another extractor."""
+    made_by = {k: v for k, v in read_provenance(path).items() if k != "data_sha256"}
+    write_tensors(path, read_tensors(path), {**made_by, "backend": "liveportrait"})
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        ("truncated", "run the feature's stage again"),
+        ("missing", "run the feature's stage again"),
+        ("text", "run the feature's stage again"),
+        ("other feature", "was made with"),
+        ("other backend", "was made with backend 'liveportrait', its dataset with 'mediapipe'"),
+    ],
+)
+def test_a_corrupt_file_is_named_and_the_next_window_stands_in(copy, harm, message):
     dataset = Dataset.open(copy)
     clips = dataset.clips["train"]
     path = clips[0].files["struct_latents"]
@@ -124,20 +144,23 @@ def test_a_corrupt_file_is_named_and_the_next_window_stands_in(copy, harm):
         path.unlink()
     elif harm == "text":
         path.write_text("not a tensor")
+    elif harm == "other backend":
+        other_backend(path)
     else:
         shutil.copy(clips[1].files["flame"], path)
-    order = WindowOrder(tuple(c.latents for c in clips), 5, seed=1)
-    windows = Windows(clips, order, reader(dataset))
-    taken = [windows[p] for p in range(order.epoch_length)]
+    windows = all_windows(clips, dataset)
+    order = windows.order.orders[0]
+    taken = [windows[Place(0, p)] for p in range(order.epoch_length)]
     assert {s["clip_id"] for s in taken} == {clips[1].clip_id}
     hit = [p for p in range(order.epoch_length) if order.window(p)[0] == 0]
     assert [p for p, s in enumerate(taken) if s["skipped"]] == hit
     for position in hit:
         names = {name for name, message in taken[position]["skipped"]}
         assert names == {clips[0].clip_id}
-        assert "run the feature's stage again" in taken[position]["skipped"][0][1] or harm == "other shape"
-    again = Windows(clips, order, reader(dataset))
-    assert all(torch.equal(again[p]["video"], taken[p]["video"]) for p in reversed(range(order.epoch_length)))
+        assert message in taken[position]["skipped"][0][1]
+    again = all_windows(clips, dataset)
+    places = [Place(0, p) for p in reversed(range(order.epoch_length))]
+    assert all(torch.equal(again[p]["video"], taken[p.position]["video"]) for p in places)
     assert collate(taken[:4])["skipped"] == [skip for s in taken[:4] for skip in s["skipped"]]
 
 
@@ -145,10 +168,22 @@ def test_a_dataset_without_one_readable_clip_is_an_error(copy):
     dataset = Dataset.open(copy)
     for clip in dataset.clips["train"]:
         clip.files["audio_features"].write_bytes(b"")
-    order = WindowOrder(tuple(c.latents for c in dataset.clips["train"]), 5, seed=1)
     with pytest.raises(BadInput, match="none of the 2 clips can be read") as error:
-        Windows(dataset.clips["train"], order, reader(dataset))[0]
+        all_windows(dataset.clips["train"], dataset)[Place(0, 0)]
     assert error.value.reason == "no_clips"
+
+
+def test_each_bucket_has_windows_of_its_length(dataset):
+    clips = dataset.clips["train"]
+    assert {c.latents for c in clips} == {32, 50}, "the clips that the buckets below are made for"
+    order = BatchOrder(tuple(c.latents for c in clips), ((5, 4), (40, 2)), 0)
+    windows = Windows(clips, order, [reader(dataset, 5), reader(dataset, 40)])
+    shapes = set()
+    for step in range(8):
+        batch = collate([windows[place] for place in order.batch(step)])
+        shapes.add((*batch["video"].shape[:1], batch["video"].shape[2]))
+        assert batch["frame_valid"].all()
+    assert shapes == {(4, 5), (2, 40)}
 
 
 def test_splits_are_kept_apart(dataset):

@@ -13,6 +13,7 @@ from dualforce_model.train.__main__ import main
         ("steps=0", "steps must be at least 1, got 0"),
         ("batch=many", "batch: expected int"),
         ("noise={risin: 1}", "unknown key 'noise.risin'; did you mean 'rising'"),
+        ("noise.risin=1", "unknown key 'noise.risin'; did you mean 'noise.rising'"),
         ("model={video.layerz: 3}", "unknown key 'video.layerz'; did you mean 'video.layers'"),
         ("preset=tinny", "unknown model preset 'tinny'; did you mean 'tiny'"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dualforce_model import metadata, timeline
+from dualforce_model.configs.forcing import DropRates
 from dualforce_model.features import FEATURES, codec
 from dualforce_model.generate import GenerateConfig
 from dualforce_model.generate.stream import Stream
@@ -57,7 +58,7 @@ def test_a_clip_learned_by_heart_comes_back_from_noise(run_folder, short_folder,
         frames=LATENTS,
         reference_spread=0.1,  # she moves: that far, and more, lie the frames from the picture
         optimiser=OptimiserConfig(lr=6e-3),
-        drops={"audio": 0.0, "text": 0.0, "reference": 0.0},
+        drops=DropRates(0.0, 0.0, 0.0),
         checkpoint_every=300,
     )
     out = tmp_path / "checkpoints"
