@@ -7,7 +7,7 @@ from dualforce_model.configs.forcing import DropRates, LossWeights, NoiseConfig
 from dualforce_model.diffusion.captured import CapturedStep
 from dualforce_model.diffusion.dropout import drop_conditions
 from dualforce_model.diffusion.lip import LipConfig, LipScorer
-from dualforce_model.diffusion.losses import Terms, by_decile, gradient_norms, losses
+from dualforce_model.diffusion.losses import Terms, by_decile, decile_means, gradient_norms, losses
 from dualforce_model.diffusion.noise import (
     Levels,
     add_noise,
@@ -18,7 +18,7 @@ from dualforce_model.diffusion.noise import (
     velocity_target,
 )
 from dualforce_model.diffusion.sampler import ScheduleConfig, chunk_schedule, frame_schedule, integrate
-from dualforce_model.diffusion.step import Batch, Draw, draw, terms_of, training_terms
+from dualforce_model.diffusion.step import Batch, Draw, draw, draw_each, learned, terms_of, training_terms
 
 __all__ = [
     "Batch",
@@ -36,13 +36,16 @@ __all__ = [
     "by_decile",
     "chunk_schedule",
     "clean_estimate",
+    "decile_means",
     "draw",
+    "draw_each",
     "draw_levels",
     "drop_conditions",
     "frame_schedule",
     "generator_for",
     "gradient_norms",
     "integrate",
+    "learned",
     "losses",
     "normal",
     "terms_of",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,35 @@ class Draw:
     drop_reference: Tensor
 
 
+def draw_each(
+    batch: Batch,
+    generators: Sequence[torch.Generator],
+    noise: NoiseConfig | None = None,
+    drops: DropRates | None = None,
+) -> Draw:
+    """The same with a generator for each of the B clips: what a clip meets does not depend on who shares its batch.
+
+    So a global batch is the same on any number of processes and in any number of pieces.
+    """
+    if len(generators) != len(batch.video):
+        raise ValueError(f"{len(batch.video)} clips need a generator each, got {len(generators)}")
+    alone = Batch(batch.video[:1], None if batch.struct is None else batch.struct[:1], Conditions(), batch.start[:1],
+                  batch.valid[:1])  # fmt: skip
+    return joined([draw(alone, generator, noise, drops) for generator in generators])
+
+
+def joined(draws: Sequence[Draw]) -> Draw:
+    """Draws of several batches as that of one."""
+
+    def together(*tensors: Tensor | None) -> Tensor | None:
+        return None if tensors[0] is None else torch.cat(tensors)  # type: ignore[arg-type]
+
+    levels = Levels(*(torch.cat(parts) for parts in zip(*(one.levels for one in draws), strict=True)))
+    names = [field.name for field in fields(Draw) if field.name != "levels"]
+    rest: dict[str, Any] = {name: together(*(getattr(one, name) for one in draws)) for name in names}
+    return Draw(levels, **rest)
+
+
 def draw(
     batch: Batch, generator: torch.Generator, noise: NoiseConfig | None = None, drops: DropRates | None = None
 ) -> Draw:
@@ -87,10 +118,30 @@ def training_terms(
     return terms_of(model, batch, draw(batch, generator, noise, drops), weights, scorer)
 
 
+def learned(batch: Batch, drawn: Draw) -> dict[str, Tensor]:
+    """Per term, what it is a mean over: video [B,F], struct and flame [B,F,4]; real frames that are not given."""
+    video = batch.valid & ~drawn.levels.given
+    masks = {"video": video}
+    if batch.struct is not None:
+        struct = video[..., None] & slots_exist(batch.start, video.shape[1])
+        struct = struct if batch.struct_valid is None else struct & batch.struct_valid
+        flame = struct if batch.flame_valid is None else struct & batch.flame_valid
+        masks |= {"struct": struct, "flame": flame}
+    return masks
+
+
 def terms_of(
-    model: nn.Module, batch: Batch, drawn: Draw, weights: LossWeights | None = None, scorer: LipScorer | None = None
+    model: nn.Module,
+    batch: Batch,
+    drawn: Draw,
+    weights: LossWeights | None = None,
+    scorer: LipScorer | None = None,
+    counts: Mapping[str, Tensor] | None = None,
 ) -> Terms:
-    """The loss of one step whose randomness is drawn already; waits for no device, so it can be captured."""
+    """The loss of one step whose randomness is drawn already; waits for no device, so it can be captured.
+
+    `counts`: what each term is divided by where the batch is a part of a larger one (see `losses`).
+    """
     weights, levels, F = weights or LossWeights(), drawn.levels, batch.video.shape[2]
     given = replace(
         batch.conditions,
@@ -99,39 +150,38 @@ def terms_of(
         drop_reference=drawn.drop_reference,
     )
     noisy_video = add_noise(batch.video, drawn.video_noise, levels.video, 2)
-    learned = batch.valid & ~levels.given
+    masks = learned(batch, drawn)
     target = velocity_target(batch.video, drawn.video_noise)
     if batch.struct is None or drawn.struct_noise is None:
         out = model(noisy_video, None, levels.video, None, given, batch.start)
         return losses(
-            weights=weights, video=out.video, video_target=target, video_mask=learned, sigma_video=levels.video
-        )
+            weights=weights, video=out.video, video_target=target, video_mask=masks["video"],
+            sigma_video=levels.video, counts=counts,
+        )  # fmt: skip
 
     noisy_struct = add_noise(batch.struct, drawn.struct_noise, levels.struct, 1)
     out = model(noisy_video, noisy_struct, levels.video, levels.struct, given, batch.start, batch.struct_valid)
-    measured = learned[..., None] & slots_exist(batch.start, F)
-    if batch.struct_valid is not None:
-        measured = measured & batch.struct_valid
     lip = None
     if scorer is not None and weights.lip and batch.mouth is not None and batch.conditions.audio is not None:
         estimate = clean_estimate(noisy_video, out.video, levels.video, 2)
         span = batch.conditions.audio.shape[1] - AUDIO_PER_LATENT * (F - 1)
         sound = batch.conditions.audio.unfold(1, span, AUDIO_PER_LATENT).transpose(2, 3)
-        lip, _ = scorer.loss(estimate, batch.mouth, sound, learned & (levels.video < 0.5))
+        lip, _ = scorer.loss(estimate, batch.mouth, sound, masks["video"] & (levels.video < 0.5))
     return losses(
         weights=weights,
         video=out.video,
         video_target=target,
-        video_mask=learned,
+        video_mask=masks["video"],
         sigma_video=levels.video,
         struct=out.struct,
         struct_target=velocity_target(batch.struct, drawn.struct_noise),
-        struct_mask=measured,
+        struct_mask=masks["struct"],
         sigma_struct=levels.struct,
         flame=out.flame,
         flame_target=batch.flame,
-        flame_mask=measured if batch.flame_valid is None else measured & batch.flame_valid,
+        flame_mask=masks["flame"],
         lip=lip,
+        counts=counts,
     )
 
 
