@@ -7,7 +7,6 @@ from typing import Any
 
 from prefect import Flow, flow
 from prefect.runtime import flow_run
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.settings import prepare
 from tasks.config import STAGES
@@ -42,14 +41,7 @@ def _stage(name: str, what: str) -> StageFlow:
 
     stage.__name__ = stage.__qualname__ = name
     stage.__doc__ = what + PARAMETERS  # the dashboard's form shows it
-    # two shards at a time: the second fills the workers while the first ends
-    runner: Any = ThreadPoolTaskRunner(max_workers=2)
-    return flow(
-        name=name.replace("_", "-"),
-        flow_run_name=run_name,
-        task_runner=runner,
-        persist_result=False,
-    )(stage)
+    return flow(name=name.replace("_", "-"), flow_run_name=run_name, persist_result=False)(stage)
 
 
 download = _stage("download", "Fetch the videos of the datasets' lists, politely and without losing count.")

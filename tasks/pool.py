@@ -127,6 +127,8 @@ def shared(processes: int) -> Pool:
 
 
 def _executor(processes: int) -> ProcessPoolExecutor:
+    # a Dask worker is daemonic, and such may have no children lest they outlive it; ours leave with their parent
+    multiprocessing.current_process().daemon = False
     # spawn, never fork: the parent holds threads and locks of Prefect, gRPC and BLAS
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_worker)
 

@@ -11,15 +11,24 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.utilities.annotations import opaque
 
 from dualforce_model.store import ledger, sweep
 from tasks import quality, watch
 from tasks.artifacts import key_of, show_stage
 from tasks.run import Run, RunError, lock
+from tasks.runners import shards_of
 from tasks.shard import Record, process, room_on_disk, sort_out, split, tally
 from tasks.stage import Item
 from tasks.stages import STAGES
+
+
+class Shard:
+    """What one task run is to do. Not a dataclass, because into those (and into tuples) task runners look for futures
+    and make them anew, annotated as opaque or not; this travels as it is, to threads and to other machines.
+    """
+
+    def __init__(self, run: Run, items: list[Item], force: bool):
+        self.run, self.items, self.force = run, items, force
 
 
 def _worth_a_retry(task: Any, run: Any, state: Any) -> bool:
@@ -35,8 +44,9 @@ def _worth_a_retry(task: Any, run: Any, state: Any) -> bool:
     cache_policy=NO_CACHE,  # the identity of artifacts decides what is valid, not the arguments of a task
     persist_result=False,
 )
-def process_shard(run: Run, stage: str, number: int, items: list[Item], force: bool) -> dict[str, int]:
+def process_shard(stage: str, number: int, shard: Shard) -> dict[str, int]:
     """Do one shard of a stage and publish its part of the ledger. Returns the counts of its rows."""
+    run, items, force = shard.run, shard.items, shard.force
     logger = get_run_logger()
     bar = create_progress_artifact(0.0, key=f"progress-{key_of(stage)}-{number:04d}", description=f"{stage} {number}")
     shown = 0
@@ -85,16 +95,7 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         shards = split(run, todo)
         if kept.num_rows:
             watch.tell(name, len(shards), kept.num_rows, kept.num_rows)
-        submit: Any = process_shard.submit  # Prefect need not look for futures inside what is marked opaque
-        futures = [submit(opaque(run), name, number, opaque(items), force) for number, items in enumerate(shards)]
-        trouble: Exception | None = None
-        for future in futures:
-            try:
-                total.update(future.result())
-            except Exception as error:  # noqa: BLE001  (the other shards shall finish and be recorded first)
-                trouble = error
-        if trouble is not None:
-            raise trouble
+        total.update(_do(run, name, shards, force))
         with room_on_disk(run.dir):
             ledger.finish(run.dir, name, kept)
     show_stage(run, name, dict(total))
@@ -102,3 +103,25 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         # one clip in thousands may fail; the dataset, the training or the sample as a whole may not
         raise RunError(f"{name} failed: {ledger.read(run.dir, name, ['message'])['message'].iloc[0]}")
     return dict(total)
+
+
+def _do(run: Run, name: str, shards: list[list[Item]], force: bool) -> Counter[str]:
+    """All shards, wherever the configuration has them done; the counts of their rows."""
+    total: Counter[str] = Counter()
+    trouble: Exception | None = None
+    if not shards:
+        return total
+    with shards_of(run, STAGES[name]) as (runner, run):
+        futures = [
+            runner.submit(process_shard, {"stage": name, "number": number, "shard": Shard(run, items, force)})
+            for number, items in enumerate(shards)
+        ]
+        for number, future in enumerate(futures):
+            try:
+                total.update(future.result())
+            except Exception as error:  # noqa: BLE001  (the other shards shall finish and be recorded first)
+                trouble = error
+            watch.tell(name, number, len(shards[number]), len(shards[number]))  # other machines tell us nothing
+    if trouble is not None:
+        raise trouble
+    return total

@@ -58,12 +58,12 @@ def _dask(config: RunnerConfig) -> Iterator[tuple[TaskRunner[Any], int]]:
                 n_workers=LOCAL_WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
             )
     processes = config.workers if config.address else _share(config)
-    try:
-        with DaskTaskRunner(address=config.address or _dask_cluster.scheduler_address) as runner:
+    with DaskTaskRunner(address=config.address or _dask_cluster.scheduler_address) as runner:
+        try:
             assert runner.client  # connects
-            yield runner, processes
-    except OSError as error:
-        raise RunError(f"runner.address: no Dask scheduler answers at {config.address}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"runner.address: no Dask scheduler answers at {config.address}: {error}") from error
+        yield runner, processes
 
 
 @contextlib.contextmanager
@@ -76,10 +76,10 @@ def _ray(config: RunnerConfig) -> Iterator[tuple[TaskRunner[Any], int]]:
         from prefect_ray.context import remote_options
     except ImportError as error:
         raise RunError(f"runner.kind=ray: {error}; pip install -c constraints.txt -e '.[ray]'") from error
-    local = dict(
-        num_cpus=LOCAL_WORKERS * _share(config), include_dashboard=False, object_store_memory=128 << 20,
-        _node_ip_address="127.0.0.1",
-    )  # fmt: skip
+    local: dict[str, Any] = {
+        "num_cpus": LOCAL_WORKERS * _share(config), "include_dashboard": False, "object_store_memory": 128 << 20,
+        "_node_ip_address": "127.0.0.1",
+    }  # fmt: skip
     with _starting:
         if not ray.is_initialized():  # one connection for all stages of this process, which side by side would fight
             try:
