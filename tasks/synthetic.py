@@ -158,3 +158,13 @@ def _safetensors(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> bytes
 
 
 _COPIES = {"source": _source, "face_crop": _face_crop, "quality": _quality}
+
+
+def idle_items(count: int) -> list[Item]:
+    """Items of a stage that has nothing to do."""
+    return [Item(f"{n:032x}", f"idle-{n}", f"idle-{n}", f"idle-{n}") for n in range(count)]
+
+
+def idle(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
+    """The work of that stage: none."""
+    return [Row(scores={"nothing": 0.0})]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 
 from dualforce_model.features import FEATURES
 from dualforce_model.store import ledger
 
 PER_ITEM = ("source", "face_crop", "quality", *FEATURES, "metadata")
 STAGES = ("download", *PER_ITEM, "train", "generate")
+LIGHT = ("source", "clip_id", "status", "reason", "message", "artifact", "reused", "seconds")  # columns that all need
 
 Row = dict[str, Any]
 
@@ -26,7 +30,7 @@ class Step(NamedTuple):
     at: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Journey:
     """One clip's way through the stages, or that of a source that never became a clip (`clip_id` empty)."""
 
@@ -64,7 +68,13 @@ class Story:
 
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
-        self.ledgers = {stage: ledger.read(run_dir, stage) for stage in STAGES if ledger.exists(run_dir, stage)}
+        present = [stage for stage in STAGES if ledger.exists(run_dir, stage)]
+        self.ledgers = {stage: ledger.read(run_dir, stage, LIGHT) for stage in present}
+        self._rows: dict[tuple[str, int], Row] = {}
+
+    @cached_property
+    def ways(self) -> list[Journey]:
+        """Every clip's way, and that of every source that never became one."""
         sources: dict[str, Journey] = {}
         clips: dict[tuple[str, str], Journey] = {}
         for stage in (name for name in PER_ITEM if name in self.ledgers):
@@ -81,13 +91,23 @@ class Story:
                     sources.setdefault(source, Journey(source, "")).steps[stage] = step
         with_clips = {source for source, _ in clips}
         alone = [way for source, way in sources.items() if source not in with_clips]
-        self.ways = sorted([*clips.values(), *alone], key=lambda way: (way.source, way.clip_id))
+        return sorted([*clips.values(), *alone], key=lambda way: (way.source, way.clip_id))
+
+    def look_up(self, ways: Iterable[Journey]) -> None:
+        """Read the whole rows of these ways, each ledger once."""
+        ways = list(ways)
+        for stage in self.ledgers:
+            at = [way.steps[stage].at for way in ways if stage in way.steps]
+            rows = ledger.table(self.run_dir, stage).take(pa.array(at, pa.int64())).to_pylist() if at else []
+            self._rows |= {(stage, n): row for n, row in zip(at, rows, strict=True)}
 
     def row(self, way: Journey, stage: str) -> Row | None:
         """The whole ledger row of `way` at `stage`, or None when it never got there."""
         if stage not in way.steps:
             return None
-        return {str(k): v for k, v in self.ledgers[stage].iloc[way.steps[stage].at].to_dict().items()}
+        if (stage, way.steps[stage].at) not in self._rows:
+            self.look_up([way])
+        return self._rows[stage, way.steps[stage].at]
 
 
 def funnel(run_dir: Path) -> list[tuple[str, int, str]]:

@@ -31,6 +31,7 @@ def render(run_dir: Path) -> Path:
     story = Story(run_dir)
     ways = story.ways
     chosen, cuts = sample(ways, MOST_CARDS)
+    story.look_up(chosen)
     films, films_note = comparisons(run_dir, [w for w in ways if w.status == "accepted" and w.clip_id], MOST_FILMS)
     here = Path(__file__).parent
     environment = jinja2.Environment(
