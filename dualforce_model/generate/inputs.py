@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from dualforce_model.timeline import SAMPLE_RATE
 SILENCE = 1e-4  # of full scale (-80 dB): no speech lies below
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(path: Path | BinaryIO) -> np.ndarray:
     """RGB uint8 [H,W,3] of a picture file, turned as its camera says. Raises BadInput no_picture."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -20,7 +21,8 @@ def read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput("no_picture", f"cannot read a picture from {path}: {error}") from error
+        where = path if isinstance(path, Path) else "these bytes"
+        raise BadInput("no_picture", f"cannot read a picture from {where}: {error}") from error
 
 
 def read_sound(path: Path, max_seconds: float, seconds: float | None = None) -> np.ndarray:

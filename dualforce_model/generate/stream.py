@@ -2,59 +2,175 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dualforce_model.diffusion import ScheduleConfig, frame_schedule, generator_for, integrate, normal
-from dualforce_model.errors import BadInput
 from dualforce_model.generate.config import GenerateConfig
-from dualforce_model.generate.talker import Talker
-from dualforce_model.model import Conditions
-from dualforce_model.timeline import (
-    AUDIO_RATE,
-    FPS,
-    SAMPLES_PER_FRAME,
-    STRIDE,
-    audio_count,
-    audio_heard,
-    latent_count,
-    raw_range,
-    sample_of_raw,
-)
+from dualforce_model.generate.motion import Motion
+from dualforce_model.generate.rollout import Given, moved
+from dualforce_model.generate.voice import Voice
+from dualforce_model.timeline import AUDIO_RATE, FPS, STRIDE, audio_heard, raw_range
+
+if TYPE_CHECKING:
+    from dualforce_model.generate.talker import Talker
 
 
-@dataclass(frozen=True)
-class Branches:
-    """Rows of the batch in which one frame is denoised: with all conditions, then without each that is guided."""
+class Shown(NamedTuple):
+    """One picture: whose, what it shows uint8 [size,size,3] RGB, and the struct latents [72] that it was drawn with."""
 
-    dropped: tuple[str, ...]
-    scales: tuple[float, ...]
+    speaker: int
+    picture: np.ndarray
+    struct: np.ndarray | None
 
-    @classmethod
-    def of(cls, config: GenerateConfig) -> Branches:
-        """Only what is guided gets a row: a scale of 1 costs nothing."""
-        wanted = {"audio": config.guidance_audio, "reference": config.guidance_reference}
-        guided = {name: scale for name, scale in wanted.items() if scale != 1.0}
-        return cls(tuple(guided), tuple(guided.values()))
+
+class _Drawn(NamedTuple):
+    """A latent on its way to its pictures; `frames` of them are wanted."""
+
+    speaker: int
+    pictures: Future[np.ndarray]
+    struct: np.ndarray | None
+    frames: range  # raw
+
+
+class Chorus:
+    """Several pictures that talk at once, each with its own sound: one pass draws a latent of each.
+
+        chorus = Chorus(talker, pictures, config)
+        for shown in chorus.push([samples, samples]): ...
+        for shown in chorus.finish(): ...
+
+    They go in step, so the slowest sound decides. Whose sound ends early falls silent while the others go on. Each
+    speaker's pictures are those that it would have alone, up to rounding (a batch of another size rounds otherwise).
+    """
+
+    def __init__(
+        self,
+        talker: Talker,
+        pictures: Sequence[np.ndarray],
+        config: GenerateConfig | None = None,
+        seeds: Sequence[int] | None = None,
+        text: np.ndarray | None = None,
+        motions: Sequence[Motion | None] | None = None,
+    ):
+        """Pictures uint8 [size,size,3]; seeds default to the config's for each; text [S_t,4096] is common to all."""
+        self.talker, self.config = talker, config or GenerateConfig()
+        count = len(pictures)
+        self._seeds = tuple(seeds) if seeds is not None else (self.config.seed,) * count
+        self._motions = [None if m is None else talker.slots(m) for m in motions or [None] * count]
+        if not count or len(self._seeds) != count or len(self._motions) != count:
+            raise ValueError(f"one seed and motion for each of {count} pictures, and at least one picture")
+        self.voices = [Voice(talker.ear(), talker.model.config, talker.standardised) for _ in pictures]
+        self.frames = [0] * count  # given out so far
+        self._rollout = talker.lend(self.config, torch.cat([talker.look(p) for p in pictures]), self._seeds, text)
+        self._painters = [talker.painter() for _ in pictures]
+        self._drawn: deque[_Drawn] = deque()
+        self._shown: deque[Shown] = deque()
+        self._closed = False
 
     @property
-    def rows(self) -> int:
-        return 1 + len(self.dropped)
+    def latency_s(self) -> float:
+        """Sound that must be in beyond the last frame of a chunk before that chunk is drawn."""
+        return latency_s(self.talker)
 
-    def drop(self, condition: str, device: torch.device) -> Tensor:
-        """[rows] True in the row that goes without `condition`."""
-        return torch.tensor([False, *(name == condition for name in self.dropped)], device=device)
+    def push(self, sounds: Sequence[np.ndarray]) -> Iterator[Shown]:
+        """Take samples float32 [n] of each speaker; yield what is ready now. Raises BadInput bad_audio."""
+        self._must_be_open()
+        for voice, samples in zip(self.voices, sounds, strict=True):
+            if len(samples) or not voice.finished:
+                voice.push(samples)
+        return self._all()
 
-    def combine(self, velocity: Tensor) -> Tensor:
-        """Velocity [rows, ...] to the guided one [1, ...]: v + sum over c of (scale_c - 1)(v - v without c)."""
-        whole = velocity[:1]
-        for row, scale in enumerate(self.scales, 1):
-            whole = whole + (scale - 1) * (velocity[:1] - velocity[row : row + 1])
-        return whole
+    def end(self, speaker: int) -> None:
+        """Let this speaker say no more. Raises BadInput empty_audio."""
+        self.voices[speaker].finish()
+
+    def finish(self) -> Iterator[Shown]:
+        """No more sound of anyone: yield the rest. Raises BadInput empty_audio."""
+        self._must_be_open()
+        for voice in self.voices:
+            voice.finish()
+        return self._all()
+
+    def close(self) -> None:
+        """Give the cache back; more often than once does no harm. Who forgets it leaves that to the garbage collector."""
+        if not self._closed:
+            self._closed = True
+            for painter in self._painters:
+                painter.close()
+            self.talker.take_back(self._rollout)
+            del self._rollout
+
+    def __enter__(self) -> Chorus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise ValueError("the stream was closed; start another")
+
+    def _all(self) -> Iterator[Shown]:
+        """What is ready. Kept here until it is taken, so that a half-used iterator loses nothing."""
+        while True:
+            while self._shown:
+                shown = self._shown.popleft()
+                self.frames[shown.speaker] += 1
+                yield shown
+            if self._closed:
+                return
+            before = len(self._drawn)
+            if self._due():  # the next latents are under way while the last ones become pictures
+                self._draw()
+            elif not before:
+                return
+            for _ in range(before):
+                self._show(self._drawn.popleft())
+
+    def _due(self) -> bool:
+        latent, chunk = self._rollout.latent, self.config.chunk
+        wanted = any(not voice.finished or latent < voice.latents for voice in self.voices)
+        return wanted and all(voice.covers(latent, chunk) for voice in self.voices)
+
+    def _draw(self) -> None:
+        first, device = self._rollout.latent, self.talker.device
+        heard = [voice.window(first, self.config.chunk) for voice in self.voices]
+        audio, valid = (moved(torch.from_numpy(np.stack(parts)), device) for parts in zip(*heard, strict=True))
+        video, struct = self._rollout.draw(audio, valid, self._given(first))
+        moves = None if struct is None else self.talker.motion_of(struct.cpu().numpy())  # [S,C,4,72]
+        for speaker, voice in enumerate(self.voices):
+            for c in range(self.config.chunk):
+                frames = raw_range(first + c)
+                if voice.finished:
+                    frames = range(frames.start, min(frames.stop, voice.length))
+                if not frames:
+                    continue
+                pictures = self._painters[speaker].start(video[speaker, :, c], first + c)
+                own = None if moves is None else moves[speaker, c, STRIDE - len(raw_range(first + c)) :]
+                self._drawn.append(_Drawn(speaker, pictures, own, frames))
+
+    def _given(self, first: int) -> Given | None:
+        """The struct latents that drive the chunk, if there are any."""
+        if all(motion is None for motion in self._motions):
+            return None
+        C, dim = self.config.chunk, self.talker.model.config.struct_dim
+        struct = np.zeros((len(self._motions), C, STRIDE, dim), np.float32)
+        known = np.zeros((len(self._motions), C), bool)
+        for speaker, motion in enumerate(self._motions):
+            if motion is not None:
+                slots, there = (part[first : first + C] for part in motion)
+                struct[speaker, : len(slots)], known[speaker, : len(there)] = slots, there
+        device = self.talker.device
+        return Given(moved(torch.from_numpy(struct), device), moved(torch.from_numpy(known), device))
+
+    def _show(self, drawn: _Drawn) -> None:
+        for n, picture in enumerate(drawn.pictures.result()[: len(drawn.frames)]):
+            self._shown.append(Shown(drawn.speaker, picture, None if drawn.struct is None else drawn.struct[n]))
 
 
 class Stream:
@@ -69,134 +185,66 @@ class Stream:
     The pictures depend on the samples, not on the pieces in which they came.
     """
 
-    def __init__(self, talker: Talker, picture: np.ndarray, config: GenerateConfig | None = None):
+    def __init__(
+        self,
+        talker: Talker,
+        picture: np.ndarray,
+        config: GenerateConfig | None = None,
+        text: np.ndarray | None = None,
+        motion: Motion | None = None,
+    ):
+        """Picture uint8 [size,size,3]; text [S,4096]; `motion` drives as long as it lasts. Raises BadInput."""
         self.talker, self.config = talker, config or GenerateConfig()
-        self.frames = 0  # given out so far
-        self.samples = 0  # taken in so far
-        self._finished = False
-        model, device = talker.model, talker.device
-        self._branches = Branches.of(self.config)
-        self._schedule = _schedule(talker, self.config)
-        self._paint = talker.painter()
-        self._ear, self._heard, self._first = talker.ear(), np.zeros((0, model.config.audio_dim), np.float32), 0
-        rows = self._branches.rows
-        conditions = Conditions(
-            reference=talker.look(picture).expand(rows, -1, -1, -1),
-            drop_audio=self._branches.drop("audio", device),
-            drop_reference=self._branches.drop("reference", device),
-        )
-        window = self.config.window or talker.frames
-        with torch.inference_mode():
-            self._cache = model.new_cache(conditions, (talker.cells, talker.cells), rows, window)
+        self._chorus = Chorus(talker, [picture], self.config, text=text, motions=[motion])
+        self.struct: np.ndarray | None = None  # struct latents [72] of the frame that was given out last
 
     @property
-    def latency_s(self) -> float:
-        """Sound that must be in beyond the last frame of a latent before that latent is drawn."""
-        heard = audio_heard(1, 1, 0, self.talker.model.config.audio_lookahead)
-        return heard.stop / AUDIO_RATE - raw_range(1).stop / FPS + self.talker.ear_delay_s
+    def frames(self) -> int:
+        """Frames given out so far."""
+        return self._chorus.frames[0]
 
-    def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """Take samples float32 [n]; yield the frames that are ready now. Raises BadInput bad_audio."""
-        if self._finished:
-            raise ValueError("the stream was finished; start another")
-        samples = np.asarray(samples, np.float32)
-        if samples.ndim != 1 or not np.isfinite(samples).all():
-            raise BadInput("bad_audio", f"expected finite samples [n], got {samples.shape}")
-        self.samples += len(samples)
-        self._listen(self._ear.push(samples))
-        return self._ready()
-
-    def finish(self) -> Iterator[np.ndarray]:
-        """No more sound: yield the rest. The last frame is filled up with silence. Raises BadInput empty_audio."""
-        if not self.samples:
-            raise BadInput("empty_audio", "no samples came in; there is nothing to say")
-        self._finished = True
-        self._listen(self._ear.push(np.zeros(sample_of_raw(self.length) - self.samples, np.float32)))
-        self._listen(self._ear.finish())
-        return self._rest()
+    @property
+    def samples(self) -> int:
+        """Samples taken in so far."""
+        return self._chorus.voices[0].samples
 
     @property
     def length(self) -> int:
         """Raw frames that the sound taken in so far fills, the last one perhaps in part."""
-        return -(-self.samples // SAMPLES_PER_FRAME)
+        return self._chorus.voices[0].length
 
-    def _listen(self, features: np.ndarray) -> None:
-        self._heard = np.concatenate([self._heard, self.talker.standardised(features)])
+    @property
+    def latency_s(self) -> float:
+        """Sound that must be in beyond the last frame of a latent (of a chunk) before it is drawn."""
+        return self._chorus.latency_s
 
-    def _ready(self) -> Iterator[np.ndarray]:
-        model = self.talker.model.config
-        while self._first + len(self._heard) >= audio_heard(self._cache.latent, 1, 0, model.audio_lookahead).stop:
-            yield from self._give(self._draw())
+    def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """Take samples float32 [n]; yield the frames that are ready now. Raises BadInput bad_audio."""
+        if self._chorus.voices[0].finished:
+            raise ValueError("the stream was finished; start another")
+        return self._pictures(self._chorus.push([samples]))
 
-    def _rest(self) -> Iterator[np.ndarray]:
-        # a latent that the sound fills only in part is drawn whole, and its last frames are left out
-        latents = latent_count(self.length + STRIDE - 1)
-        while self._cache.latent < latents:
-            yield from self._give(self._draw()[: self.length - self.frames])
+    def finish(self) -> Iterator[np.ndarray]:
+        """No more sound: yield the rest. The last frame is filled up with silence. Raises BadInput empty_audio."""
+        return self._pictures(self._chorus.finish())
 
-    def _give(self, frames: np.ndarray) -> Iterator[np.ndarray]:
-        for frame in frames:
-            self.frames += 1
-            yield frame
+    def close(self) -> None:
+        """Give the cache back; more often than once does no harm."""
+        self._chorus.close()
 
-    @torch.inference_mode()
-    def _draw(self) -> np.ndarray:
-        """Denoise the next latent; its pictures uint8 [1 or 4, size, size, 3]."""
-        talker, cache, rows = self.talker, self._cache, self._branches.rows
-        model, latent = talker.model, self._cache.latent
-        audio, valid = (torch.from_numpy(x).to(talker.device).expand(rows, *x.shape) for x in self._sound(latent))
-        model.begin_frame(cache, audio, valid)
-        noise = generator_for("generate", self.config.seed, latent)
-        video = normal((1, model.config.latent_channels, 1, talker.cells, talker.cells), noise, talker.device)
-        struct = None
-        if model.struct is not None:
-            struct = normal((1, 1, STRIDE, model.config.struct_dim), noise, talker.device) * talker.sigma_s_max
+    def __enter__(self) -> Stream:
+        return self
 
-        def velocity_of(
-            video: Tensor, struct: Tensor | None, sigma_video: Tensor, sigma_struct: Tensor | None
-        ) -> tuple[Tensor, Tensor | None]:
-            struct = None if struct is None else _rows(struct, rows)
-            sigma_struct = None if sigma_struct is None else _rows(sigma_struct, rows)
-            found = model.denoise_frame(cache, _rows(video, rows), struct, _rows(sigma_video, rows), sigma_struct)
-            combine = self._branches.combine
-            return combine(found.video), None if found.struct is None else combine(found.struct)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-        sigma_video, sigma_struct = self._schedule
-        given = (sigma_video, None if struct is None else sigma_struct)
-        video, struct = integrate(velocity_of, video, struct, *given, order=self.config.order)
-        model.commit_frame(cache, _rows(video, rows), None if struct is None else _rows(struct, rows))
-        return self._paint(video[0, :, 0].cpu().numpy(), latent)
-
-    def _sound(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """What latent `latent` hears: features [span, A], and which of them exist [span]. Forgets what nobody needs."""
-        config = self.talker.model.config
-        wanted = audio_heard(latent, 1, config.audio_left, config.audio_lookahead)
-        forgotten = max(0, wanted.start - self._first)
-        self._heard, self._first = self._heard[forgotten:], self._first + forgotten
-        audio = np.zeros((len(wanted), config.audio_dim), np.float32)
-        stop = self._first + len(self._heard)
-        if self._finished:
-            stop = min(stop, audio_count(self.length))
-        first, last = max(wanted.start, self._first), min(wanted.stop, stop)
-        held = slice(first - wanted.start, max(first, last) - wanted.start)
-        audio[held] = self._heard[first - self._first : max(first, last) - self._first]
-        valid = np.zeros(len(wanted), bool)
-        valid[held] = True
-        return audio, valid
+    def _pictures(self, shown: Iterator[Shown]) -> Iterator[np.ndarray]:
+        for one in shown:
+            self.struct = one.struct
+            yield one.picture
 
 
-def _schedule(talker: Talker, config: GenerateConfig) -> tuple[Tensor, Tensor]:
-    """Noise levels [S+1,1,1] of video and struct."""
-    choice = ScheduleConfig(
-        steps=config.steps,
-        lead=config.struct_lead,
-        shift=config.shift,
-        order=config.order,
-        sigma_s_max=talker.sigma_s_max,
-    )
-    video, struct = (level.to(talker.device)[:, None, None] for level in frame_schedule(choice))
-    return video, struct
-
-
-def _rows(x: Tensor, rows: int) -> Tensor:
-    return x.expand(rows, *x.shape[1:])
+def latency_s(talker: Talker) -> float:
+    """Seconds of sound beyond the end of a latent that must be in before it is drawn: look-ahead and the ear's delay."""
+    heard = audio_heard(1, 1, 0, talker.model.config.audio_lookahead)
+    return heard.stop / AUDIO_RATE - raw_range(1).stop / FPS + talker.ear_delay_s

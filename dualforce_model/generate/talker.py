@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,28 +19,32 @@ from dualforce_model.features import FEATURES, codec, hubert, wan_vae
 from dualforce_model.features.audio_features import MARGIN, AudioFeaturesConfig, LogMel
 from dualforce_model.features.hubert import HubertStream
 from dualforce_model.features.video_latents import VideoLatentsConfig
-from dualforce_model.model import DualForce
-from dualforce_model.model.files import WeightsError, from_pretrained
+from dualforce_model.generate.config import GenerateConfig
+from dualforce_model.generate.motion import Motion, slots_of
+from dualforce_model.generate.painter import Painter
+from dualforce_model.generate.rollout import Rollout
+from dualforce_model.model import DualForce, ModelConfig
+from dualforce_model.model.files import WeightsError, from_pretrained, read_config
 from dualforce_model.timeline import AUDIO_RATE, SAMPLE_RATE
 from dualforce_model.train.checkpoint import read_json, resolve
 from dualforce_model.train.config import TrainConfig
 
 NEEDED = ("video_latents", "audio_features")  # features that generation makes or undoes itself
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class Talker:
-    """Everything that a rollout needs, from one checkpoint folder."""
+class Origin:
+    """What a checkpoint folder says of itself, checked; no weight is read and no GPU touched yet."""
 
-    model: DualForce
+    folder: Path
     card: Mapping[str, Any]  # of the dataset
-    frames: int  # latents of a training window
-    sigma_s_max: float  # the highest noise that the struct stream was trained at
-    device: torch.device
+    train: TrainConfig
+    model: ModelConfig
 
     @classmethod
-    def load(cls, checkpoint: Path, device: torch.device | str | None = None) -> Talker:
-        """From a checkpoint folder, or a folder that holds checkpoints (then the newest whole one); averaged weights.
+    def read(cls, checkpoint: Path) -> Origin:
+        """From a checkpoint folder, or a folder that holds checkpoints (then the newest whole one).
 
         Raises BadInput: no_checkpoint, damaged_checkpoint, other_format, foreign_checkpoint (parts that don't belong
         together, or features made by another version of their extractor than the one at hand).
@@ -61,21 +65,65 @@ class Talker:
                         "foreign_checkpoint",
                         f"{folder}: trained on {name} of {what} {made_by.get(what)!r}, here is {mine!r}",
                     )
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
-            model = from_pretrained(folder / "ema", device=where)
-            config = strict.build(TrainConfig, state["config"])
+            model, train = read_config(folder / "ema"), strict.build(TrainConfig, state["config"])
         except (WeightsError, ConfigError) as error:
             raise BadInput("foreign_checkpoint", f"{folder}: {error}") from error
         for name, ours, theirs in (
-            ("audio features", model.config.audio_dim, len(card["stats"]["audio"]["mean"])),
-            ("struct numbers", model.config.struct_dim, len(card["stats"]["struct"]["mean"])),
+            ("audio features", model.audio_dim, len(card["stats"]["audio"]["mean"])),
+            ("struct numbers", model.struct_dim, len(card["stats"]["struct"]["mean"])),
         ):
             if ours != theirs:
                 raise BadInput(
                     "foreign_checkpoint", f"{folder}: the model reads {ours} {name}, the statistics have {theirs}"
                 )
-        return cls(model, card, config.frames, config.levels.sigma_s_max, where)
+        return cls(folder, card, train, model)
+
+    @property
+    def size(self) -> int:
+        """Width and height of the pictures, pixels."""
+        return int(self.card["size"])
+
+    def check_window(self, config: GenerateConfig) -> None:
+        """Raises BadInput wrong_window when the model was not made to look that far back."""
+        most = self.model.window
+        if config.window is not None and most is not None and config.window > most:
+            raise BadInput("wrong_window", f"the model was made for windows of {most} latents, got {config.window}")
+
+
+@dataclass(frozen=True)
+class Talker:
+    """Everything that a rollout needs, from one checkpoint folder."""
+
+    model: DualForce
+    card: Mapping[str, Any]  # of the dataset
+    frames: int  # latents of a training window
+    sigma_s_max: float  # the highest noise that the struct stream was trained at
+    device: torch.device
+    idle: dict[Any, list[Rollout]] = field(default_factory=dict, repr=False)  # made ready, by kind
+    room: dict[Any, int] = field(default_factory=dict, repr=False)  # how many are kept
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path | Origin,
+        device: torch.device | str | None = None,
+        precision: Precision | None = None,
+        compiled: bool | None = None,
+    ) -> Talker:
+        """The averaged weights of a checkpoint on a device: the first GPU if there is one.
+
+        precision and compiled: as in `GenerateConfig`. Raises BadInput as `Origin.read`, and no_device.
+        """
+        origin = checkpoint if isinstance(checkpoint, Origin) else Origin.read(checkpoint)
+        where = _device(device)
+        try:
+            model = from_pretrained(origin.folder / "ema", device=where)
+        except (WeightsError, ConfigError) as error:
+            raise BadInput("foreign_checkpoint", f"{origin.folder}: {error}") from error
+        on_gpu = where.type == "cuda"
+        ready(model, precision or ("bfloat16" if on_gpu else "float32"), on_gpu if compiled is None else compiled)
+        return cls(model, origin.card, origin.train.frames, origin.train.levels.sigma_s_max, where)
 
     @property
     def size(self) -> int:
@@ -110,16 +158,26 @@ class Talker:
             return (config.hubert.block + config.hubert.right) / AUDIO_RATE + hubert.MARGIN / SAMPLE_RATE
         return MARGIN / SAMPLE_RATE
 
-    def painter(self) -> Callable[[np.ndarray, int], np.ndarray]:
-        """A fresh decoder: a latent [16,h,w] and its index, in order, to its pictures uint8 [1 or 4,H,W,3]."""
+    def painter(self) -> Painter:
+        """A fresh decoder."""
         config = self._sees
         if config.backend == "wan_vae":
-            return wan_vae.painter(config.wan_vae)
-        return lambda latent, index: codec.decode_block(latent, still=index == 0)
+            return Painter(wan_vae.painter(config.wan_vae), self.device)
+        return Painter(lambda latent, index: codec.decode_block(latent, still=index == 0), self.device)
 
     def standardised(self, audio: np.ndarray) -> np.ndarray:
         """Audio features [n,A] as the model reads them."""
         return Scale.of(self.card, "audio").apply(audio)
+
+    def slots(self, motion: Motion) -> tuple[np.ndarray, np.ndarray]:
+        """Struct latents [F,4,72] as the model reads them, and which latents are known [F]. Raises BadInput no_struct."""
+        if self.model.struct is None:
+            raise BadInput("no_struct", "this checkpoint has no struct stream that could be driven")
+        return slots_of(Motion(Scale.of(self.card, "struct").apply(motion.struct), motion.valid))
+
+    def motion_of(self, struct: np.ndarray) -> np.ndarray:
+        """Struct latents [...,72] as extracted, from those that the model gives."""
+        return Scale.of(self.card, "struct").invert(struct)
 
     def look(self, picture: np.ndarray) -> Tensor:
         """The reference latent [1,16,h,w] of a cropped picture uint8 [size,size,3]. Raises BadInput wrong_picture."""
@@ -132,3 +190,73 @@ class Talker:
         wan = config.backend == "wan_vae"
         latent = wan_vae.encode_still(picture, config.wan_vae) if wan else codec.encode_still(picture)
         return torch.from_numpy(latent.astype(np.float32))[None].to(self.device)
+
+    def lend(
+        self, config: GenerateConfig, references: Tensor, seeds: Sequence[int], text: np.ndarray | None = None
+    ) -> Rollout:
+        """A rollout at its beginning: one that is idle (`prepare`), or a new one. Raises BadInput no_text, wrong_text."""
+        words = self._words(config, text)
+        if idle := self.idle.get(_kind(config, len(references), words)):
+            rollout = idle.pop()
+            rollout.restart(references, seeds, words)
+            return rollout
+        window = config.window or self.frames
+        return Rollout(self.model, config, window, self.sigma_s_max, references, seeds, words)
+
+    def take_back(self, rollout: Rollout) -> None:
+        """Keep a rollout for the next who wants one like it, where `prepare` made room; otherwise its memory is freed."""
+        kind = _kind(rollout.config, len(rollout.seeds), rollout.text)
+        kept = self.idle.get(kind, [])
+        if len(kept) < self.room.get(kind, 0):
+            kept.append(rollout)
+
+    def prepare(self, config: GenerateConfig, rollouts: int = 1, speakers: int = 1) -> None:
+        """Have `rollouts` ready, so that the first frame waits for nothing that is compiled or recorded.
+
+        They are kept, with their caches, and used again by every stream of this config without a text.
+        """
+        kind = _kind(config, speakers, None)
+        self.room[kind] = rollouts
+        kept = self.idle.setdefault(kind, [])
+        nobody = torch.zeros(speakers, self.model.config.latent_channels, self.cells, self.cells, device=self.device)
+        while len(kept) < rollouts:
+            window = config.window or self.frames
+            kept.append(Rollout(self.model, config, window, self.sigma_s_max, nobody, (0,) * speakers))
+
+    def _words(self, config: GenerateConfig, text: np.ndarray | None) -> Tensor | None:
+        if text is None:
+            if config.guidance_text != 1:
+                raise BadInput("no_text", f"guidance_text is {config.guidance_text:g}, but no text is given")
+            return None
+        if text.ndim != 2 or not len(text) or text.shape[1] != self.model.config.text_dim:
+            raise BadInput("wrong_text", f"a text is [tokens,{self.model.config.text_dim}], got {list(text.shape)}")
+        return torch.from_numpy(np.asarray(text, np.float32))
+
+
+def _kind(config: GenerateConfig, speakers: int, text: Tensor | None) -> Any:
+    """What rollouts must share to stand in for each other."""
+    return speakers, 0 if text is None else len(text), replace(config, seed=0, seconds=None, max_seconds=1, threads=1)
+
+
+def ready(model: DualForce, precision: Precision, compiled: bool) -> None:
+    """Bring a model into the form in which it generates. The noise levels stay in float32: neighbours must stay apart."""
+    if precision == "bfloat16":
+        levels = [model.video.noise, *([] if model.struct is None else [model.struct.noise])]
+        kept = [{name: x.clone() for name, x in part.state_dict().items()} for part in levels]
+        model.to(torch.bfloat16)
+        for part, state in zip(levels, kept, strict=True):
+            part.float().load_state_dict(state)
+    model.requires_grad_(False)
+    if compiled:
+        model.compile_steps()
+
+
+def _device(name: torch.device | str | None) -> torch.device:
+    """Raises BadInput no_device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise BadInput("no_device", f"{name!r} is no device: cpu, cuda, cuda:1, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput("no_device", f"there is no {device}; this machine has {torch.cuda.device_count()} GPUs")
+    return device

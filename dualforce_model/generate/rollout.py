@@ -1,0 +1,156 @@
+"""The rollout: latents out of noise, chunk by chunk, for one speaker or several in step. It knows tensors, no files.
+
+S speakers, C latents per chunk, h×w latent cells, A numbers per audio feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualforce_model.diffusion import ScheduleConfig, add_noise, chunk_schedule, generator_for, integrate, normal
+from dualforce_model.generate.config import GenerateConfig
+from dualforce_model.generate.guidance import Branches
+from dualforce_model.generate.passes import Passes
+from dualforce_model.model import Conditions, DualForce
+from dualforce_model.timeline import STRIDE
+
+
+class Given(NamedTuple):
+    """Struct latents that drive instead of being generated: struct [S,C,4,72] standardised, known [S,C]."""
+
+    struct: Tensor
+    known: Tensor
+
+
+class Rollout:
+    """Draws the latents of S speakers, C at a time.
+
+    Every speaker's noise comes from its own seed and the latent's index, so neither company nor chunks change it.
+    """
+
+    def __init__(
+        self,
+        model: DualForce,
+        config: GenerateConfig,
+        window: int,
+        sigma_s_max: float,
+        references: Tensor,
+        seeds: Sequence[int],
+        text: Tensor | None = None,
+    ):
+        """Look at `references` [S,16,h,w]. `window`: latents that a latent sees; text [S_t,4096], for all speakers."""
+        self.model, self.config, self.seeds, self.text = model, config, tuple(seeds), text
+        self.device = references.device
+        self.branches = Branches.of(config, text is not None)
+        schedule = ScheduleConfig(
+            config.steps, config.struct_lead, config.shift, config.order, sigma_s_max, config.stagger
+        )
+        video, struct = chunk_schedule(schedule, config.chunk)
+        S = len(references)
+        self._levels = tuple(level.to(self.device)[:, None].expand(-1, S, -1) for level in (video, struct))
+        self._sigma_s_max = sigma_s_max
+        self._context = torch.full((S, config.chunk), config.context_sigma, device=self.device)
+        with torch.inference_mode():
+            given, rows = self._conditions(references, text), self.branches.rows
+            size = (references.shape[-2], references.shape[-1])
+            self.cache = model.new_cache(given, size, rows * S, window, chunk=config.chunk)
+            self.passes = Passes(model, self.cache, self.branches, S)
+            self._shape = (model.config.latent_channels, *size)
+            if self.device.type == "cuda":
+                self._record(references, text)
+
+    def restart(self, references: Tensor, seeds: Sequence[int], text: Tensor | None = None) -> None:
+        """Begin again with other speakers, as many as before, in the memory that is there."""
+        self.seeds, self.text = tuple(seeds), text
+        with torch.inference_mode():
+            self.model.restart(self.cache, self._conditions(references, text))
+
+    @property
+    def latent(self) -> int:
+        """Index of the first latent of the next chunk."""
+        return self.cache.latent
+
+    @torch.inference_mode()
+    def draw(self, audio: Tensor, valid: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor | None]:
+        """The next chunk: latents [S,16,C,h,w], normalised, and struct latents [S,C,4,72], standardised.
+
+        audio [S,span,A] is what its latents hear (`timeline.audio_heard`), standardised; valid [S,span] what exists.
+        """
+        self.begin(audio, valid)
+        video, struct = self.denoise(given)
+        self.commit(video, struct)
+        return video, struct
+
+    def begin(self, audio: Tensor, valid: Tensor) -> None:
+        """Give the next chunk its sound."""
+        self.passes.prepare(audio, valid)
+
+    def denoise(self, given: Given | None = None) -> tuple[Tensor, Tensor | None]:
+        """From noise to clean, for the chunk that was begun."""
+        sigma_video, sigma_struct = self._levels
+        video, struct = self._noise()
+        if struct is None:
+            return integrate(self.passes.velocity, video, None, sigma_video, None, self.config.order)
+        if given is not None:
+            struct = torch.where(given.known[..., None, None], given.struct, struct)
+            sigma_struct = torch.where(given.known, 0.0, sigma_struct)
+        return integrate(self.passes.velocity, video, struct, sigma_video, sigma_struct, self.config.order)
+
+    def commit(self, video: Tensor, struct: Tensor | None) -> None:
+        """The chunk joins the past, clean or in a little noise of its own; what was drawn is not touched."""
+        if self.config.context_sigma:
+            noise_video, noise_struct = self._noise("context")
+            video = add_noise(video, noise_video, self._context, 2)
+            struct = None if struct is None or noise_struct is None else add_noise(
+                struct, noise_struct, self._context, 1
+            )  # fmt: skip
+        self.passes.velocity(video, struct, self._context, None if struct is None else self._context)
+        self.model.advance(self.cache)
+
+    def _noise(self, *keys: str) -> tuple[Tensor, Tensor | None]:
+        """Where video [S,16,C,h,w] and struct [S,C,4,72] begin; the same for a latent whatever stands beside it."""
+        C, channels, dim = self.config.chunk, self._shape[0], self.model.config.struct_dim
+        videos, structs = [], []
+        for seed in self.seeds:
+            for latent in range(self.latent, self.latent + C):
+                draw = generator_for("generate", *keys, seed, latent)
+                videos.append(normal((channels, *self._shape[1:]), draw, "cpu"))
+                if self.model.struct is not None:
+                    structs.append(normal((STRIDE, dim), draw, "cpu"))
+        video = moved(torch.stack(videos).unflatten(0, (-1, C)).transpose(1, 2), self.device)
+        if not structs:
+            return video, None
+        struct = torch.stack(structs).unflatten(0, (-1, C))
+        return video, moved(struct if keys else struct * self._sigma_s_max, self.device)
+
+    def _conditions(self, references: Tensor, text: Tensor | None) -> Conditions:
+        branches, S = self.branches, len(references)
+        drop = {name: branches.drop(name, S, self.device) for name in ("audio", "reference")}
+        given = Conditions(
+            reference=branches.spread(references), drop_audio=drop["audio"], drop_reference=drop["reference"]
+        )
+        if text is not None:
+            given.text = text.to(self.device).expand(branches.rows * S, *text.shape)
+            given.drop_text = branches.drop("text", S, self.device)
+        return given
+
+    def _record(self, references: Tensor, text: Tensor | None) -> None:
+        """Record every pass that a rollout will need, on silence; then forget it."""
+        while True:
+            filled = self.cache.filled
+            self.begin(self.cache.audio[: len(references)], self.cache.audio_valid[: len(references)])
+            video, struct = self._noise()
+            self.commit(video, struct)
+            if self.cache.filled == filled == self.cache.slots:
+                break
+        self.passes.passes = 0
+        self.model.restart(self.cache, self._conditions(references, text))
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on `device`, without making the host wait for what the device does."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
