@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -78,12 +79,13 @@ def _ray(config: RunnerConfig) -> Iterator[tuple[TaskRunner[Any], int]]:
         raise RunError(f"runner.kind=ray: {error}; pip install -c constraints.txt -e '.[ray]'") from error
     local: dict[str, Any] = {
         "num_cpus": LOCAL_WORKERS * _share(config), "include_dashboard": False, "object_store_memory": 128 << 20,
-        "_node_ip_address": "127.0.0.1",
+        "_node_ip_address": "127.0.0.1", "logging_level": "warning",
     }  # fmt: skip
     with _starting:
         if not ray.is_initialized():  # one connection for all stages of this process, which side by side would fight
             try:
-                ray.init(config.address or None, log_to_driver=False, **({} if config.address else local))
+                arguments = {} if config.address else local
+                _for_good(lambda: ray.init(config.address or None, log_to_driver=False, **arguments))
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise RunError(f"runner.address: no Ray cluster answers at {config.address}: {error}") from error
     if config.address:
@@ -98,3 +100,18 @@ def _ray(config: RunnerConfig) -> Iterator[tuple[TaskRunner[Any], int]]:
 def _share(config: RunnerConfig) -> int:
     """Processes of each worker of a cluster on this machine alone."""
     return max(1, config.processes // LOCAL_WORKERS)
+
+
+def _for_good(start: Callable[[], Any]) -> None:
+    """Call it in a thread that lives as long as the process: Linux ends what Ray starts with the thread that started it."""
+    done: Future[Any] = Future()
+
+    def live() -> None:
+        try:
+            done.set_result(start())
+        except BaseException as error:  # noqa: BLE001  (it is raised where the result is asked for)
+            done.set_exception(error)
+        threading.Event().wait()
+
+    threading.Thread(target=live, name="ray", daemon=True).start()
+    done.result()
