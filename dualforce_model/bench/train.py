@@ -12,10 +12,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from dualforce_model.bench._machine import median, surroundings, timed
-from dualforce_model.bench.flops import forward_flops, step_flops
 from dualforce_model.diffusion import Batch, CapturedStep, draw, generator_for, terms_of
 from dualforce_model.model import Conditions, DualForce, ModelConfig, preset
 from dualforce_model.model.float8 import use_float8
+from dualforce_model.model.flops import forward_flops, step_flops
 from dualforce_model.timeline import AUDIO_PER_LATENT, SPATIAL, STRIDE
 
 # kernel names to parts of the step, first match wins

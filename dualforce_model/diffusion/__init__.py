@@ -6,6 +6,7 @@ B batch, F latent frames. Clean x, noise n, sigma s in [0,1]: noisy = (1-s) x + 
 from dualforce_model.configs.forcing import DropRates, LossWeights, NoiseConfig
 from dualforce_model.diffusion.captured import CapturedStep
 from dualforce_model.diffusion.dropout import drop_conditions
+from dualforce_model.diffusion.few_step import taught
 from dualforce_model.diffusion.lip import LipConfig, LipScorer
 from dualforce_model.diffusion.losses import Terms, by_decile, decile_means, gradient_norms, losses
 from dualforce_model.diffusion.noise import (
@@ -18,7 +19,7 @@ from dualforce_model.diffusion.noise import (
     velocity_target,
 )
 from dualforce_model.diffusion.sampler import ScheduleConfig, chunk_schedule, frame_schedule, integrate
-from dualforce_model.diffusion.step import Batch, Draw, draw, draw_each, learned, terms_of, training_terms
+from dualforce_model.diffusion.step import Batch, Draw, Targets, draw, draw_each, learned, terms_of, training_terms
 
 __all__ = [
     "Batch",
@@ -31,6 +32,7 @@ __all__ = [
     "LossWeights",
     "NoiseConfig",
     "ScheduleConfig",
+    "Targets",
     "Terms",
     "add_noise",
     "by_decile",
@@ -48,6 +50,7 @@ __all__ = [
     "learned",
     "losses",
     "normal",
+    "taught",
     "terms_of",
     "training_terms",
     "velocity_target",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,23 @@ def learned(batch: Batch, drawn: Draw) -> dict[str, Tensor]:
     return masks
 
 
+class Targets(NamedTuple):
+    """Velocities to learn: video [B,16,F,H,W], struct [B,F,4,72]."""
+
+    video: Tensor
+    struct: Tensor | None
+
+
+def conditions_of(batch: Batch, drawn: Draw) -> Conditions:
+    """The batch's conditions without those that were drawn to be missing."""
+    return replace(
+        batch.conditions,
+        drop_audio=drawn.drop_audio,
+        drop_text=drawn.drop_text,
+        drop_reference=drawn.drop_reference,
+    )
+
+
 def terms_of(
     model: nn.Module,
     batch: Batch,
@@ -137,21 +154,18 @@ def terms_of(
     weights: LossWeights | None = None,
     scorer: LipScorer | None = None,
     counts: Mapping[str, Tensor] | None = None,
+    targets: Targets | None = None,
 ) -> Terms:
     """The loss of one step whose randomness is drawn already; waits for no device, so it can be captured.
 
-    `counts`: what each term is divided by where the batch is a part of a larger one (see `losses`).
+    `counts`: what each term is divided by where the batch is a part of a larger one (see `losses`). `targets`:
+    velocities to learn instead of those of the data (see `few_step`).
     """
     weights, levels, F = weights or LossWeights(), drawn.levels, batch.video.shape[2]
-    given = replace(
-        batch.conditions,
-        drop_audio=drawn.drop_audio,
-        drop_text=drawn.drop_text,
-        drop_reference=drawn.drop_reference,
-    )
+    given = conditions_of(batch, drawn)
     noisy_video = add_noise(batch.video, drawn.video_noise, levels.video, 2)
     masks = learned(batch, drawn)
-    target = velocity_target(batch.video, drawn.video_noise)
+    target = targets.video if targets else velocity_target(batch.video, drawn.video_noise)
     if batch.struct is None or drawn.struct_noise is None:
         out = model(noisy_video, None, levels.video, None, given, batch.start)
         return losses(
@@ -174,7 +188,7 @@ def terms_of(
         video_mask=masks["video"],
         sigma_video=levels.video,
         struct=out.struct,
-        struct_target=velocity_target(batch.struct, drawn.struct_noise),
+        struct_target=targets.struct if targets else velocity_target(batch.struct, drawn.struct_noise),
         struct_mask=masks["struct"],
         sigma_struct=levels.struct,
         flame=out.flame,
