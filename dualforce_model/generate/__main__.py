@@ -30,19 +30,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="denoising steps per latent frame")
     parser.add_argument("--guidance-audio", type=float, help="above 1: follow the sound more strictly")
     parser.add_argument("--seed", type=int, help="the same seed gives the same video")
+    parser.add_argument(
+        "--motion", type=Path, help="drive by a video, a LivePortrait template or a struct_latents file"
+    )
+    parser.add_argument("--text", help="a caption, or a .safetensors file with its embedding")
+    parser.add_argument("--side-by-side", action="store_true", help="show the picture left of the video")
+    parser.add_argument("--overlay", action="store_true", help="mark where the struct stream sees the face")
+    parser.add_argument("--drift", action="store_true", help="measure every ten seconds into OUTPUT.drift.json")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; the first GPU if there is one")
     given = parser.parse_args(arguments)
     short = {"steps": given.steps, "guidance_audio": given.guidance_audio, "seed": given.seed}
     changes = [*given.set, *(f"{key}={value}" for key, value in short.items() if value is not None)]
     try:
         config = strict.load(GenerateConfig, given.config, changes)
-        from dualforce_model.generate.render import generate
+        from dualforce_model.generate.render import Extras, generate
 
-        made = generate(given.checkpoint, given.image, given.audio, given.output, config, device=given.device)
+        extras = Extras(given.motion, given.text, given.side_by_side, given.overlay, given.drift)
+        files = (given.checkpoint, given.image, given.audio, given.output)
+        made = generate(*files, config, device=given.device, extras=extras)
     except (Verdict, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    print(f"{made.path}: {made.seconds:.2f} s")
+    print(made)
     return 0
 
 

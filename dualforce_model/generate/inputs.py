@@ -37,6 +37,9 @@ def read_sound(path: Path, max_seconds: float, seconds: float | None = None) -> 
     samples = 0
     try:
         with open(path, "rb") as file, av.open(file, "r") as container:
+            declared = (container.duration or 0) / av.time_base
+            if seconds is None and declared > max_seconds + 1:  # a header need not be exact; the count below is
+                raise _too_long(path, declared, max_seconds)
             resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
             for frame in container.decode(container.streams.audio[0]):
                 for chunk in resampler.resample(frame):
@@ -45,7 +48,7 @@ def read_sound(path: Path, max_seconds: float, seconds: float | None = None) -> 
                 if seconds is not None and samples >= seconds * SAMPLE_RATE:
                     break
                 if samples > max_seconds * SAMPLE_RATE:
-                    raise BadInput("too_long", f"{path} has more than {max_seconds:g} s of sound (max_seconds)")
+                    raise _too_long(path, samples / SAMPLE_RATE, max_seconds)
             pieces += [chunk.to_ndarray().reshape(-1) for chunk in resampler.resample(None)]
     except (OSError, FFmpegError, IndexError) as error:
         raise BadInput("no_sound", f"cannot read sound from {path}: {error}") from error
@@ -65,9 +68,15 @@ def check_sound(samples: np.ndarray, name: str, max_seconds: float) -> np.ndarra
     if not np.isfinite(samples).all():
         raise BadInput("bad_audio", f"{name} holds values that are not finite")
     if len(samples) > max_seconds * SAMPLE_RATE:
-        raise BadInput(
-            "too_long", f"{name} has {len(samples) / SAMPLE_RATE:.0f} s, the limit is {max_seconds:g} (max_seconds)"
-        )
+        raise _too_long(name, len(samples) / SAMPLE_RATE, max_seconds)
     if np.abs(samples).max() < SILENCE:
         raise BadInput("silent_audio", f"{name} is silent throughout (below {SILENCE:g} of full scale)")
     return samples.astype(np.float32)
+
+
+def _too_long(name: Path | str, seconds: float, limit: float) -> BadInput:
+    return BadInput(
+        "too_long",
+        f"{name} has {seconds / 60:.1f} min of sound or more, the limit is {limit / 60:.4g} min: "
+        f"set max_seconds higher (now {limit:g}), or use its beginning with seconds",
+    )

@@ -80,11 +80,12 @@ def _template(
 
 
 def _same_backend(path: Path, backend: str, made_by: Mapping[str, Any]) -> None:
-    if backend != made_by["backend"]:
+    wanted = made_by["config"]["backend"]
+    if backend != wanted:
         raise BadInput(
             "other_motion",
             f"{path} holds the motion of {backend}, but this checkpoint's struct stream is that of "
-            f"{made_by['backend']}, whose numbers mean something else; give a video instead",
+            f"{wanted}, whose numbers mean something else; give a video instead",
         )
 
 

@@ -5,31 +5,60 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from dualforce_model.errors import BadInput
 from dualforce_model.generate.config import GenerateConfig
+from dualforce_model.generate.drift import Drift, knower
 from dualforce_model.generate.inputs import check_sound, read_picture, read_sound
+from dualforce_model.generate.motion import Motion, read_motion
 from dualforce_model.generate.stream import Stream
-from dualforce_model.generate.talker import Talker
-from dualforce_model.store import publish
+from dualforce_model.generate.talker import Origin, Talker
+from dualforce_model.generate.text import read_text
+from dualforce_model.generate.views import beside, with_landmarks
+from dualforce_model.store import publish, write_json
 from dualforce_model.timeline import FPS, SAMPLE_RATE, sample_of_raw
 
 Crop = Callable[[np.ndarray, int], np.ndarray]  # (RGB picture, size) -> RGB [size,size,3]
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What may go in beside picture and sound, and come out beside the video.
+
+    motion        file that drives the struct stream: a video, a LivePortrait template, a run's struct_latents
+    text          a caption, or a file with its embedding
+    side_by_side  the picture left of the video
+    overlay       dots where the struct stream sees the face
+    drift         measure likeness, sharpness and colour of every ten seconds, into `<video>.drift.json`
+    """
+
+    motion: Path | None = None
+    text: str | None = None
+    side_by_side: bool = False
+    overlay: bool = False
+    drift: bool = False
+
+
+@dataclass(frozen=True)
 class Generated:
-    """What was written."""
+    """What was written. `driven`: raw frames whose motion was given; `drift`: see `drift.Drift.facts`."""
 
     path: Path
     frames: int
+    driven: int = 0
+    drift: dict[str, Any] | None = None
 
     @property
     def seconds(self) -> float:
         return self.frames / FPS
+
+    def __str__(self) -> str:
+        driven = f", driven for {min(self.driven, self.frames) / FPS:.2f} s" if self.driven else ""
+        return f"{self.path}: {self.seconds:.2f} s{driven}"
 
 
 def generate(
@@ -40,15 +69,16 @@ def generate(
     config: GenerateConfig | None = None,
     crop: Crop | None = None,
     device: str | None = None,
+    extras: Extras | None = None,
 ) -> Generated:
     """Write `out` (mp4, H.264 + AAC): the face of `image` says `audio`.
 
     image: a picture file, whose face is found and cropped by `crop` (default: as the face crop stage does); or RGB
     uint8 [size,size,3], cropped already. audio: a file with sound, or float [samples] at 16 kHz. The sound is filled up
-    with silence to whole frames. Bad input is refused before the model is loaded.
-    Raises BadInput (see `inputs`, `talker`), Rejected no_face and several_faces.
+    with silence to whole frames. Bad input is refused before a weight is read or a GPU touched.
+    Raises BadInput (see `inputs`, `talker`, `motion`, `text`), Rejected no_face and several_faces.
     """
-    config = config or GenerateConfig()
+    config, extras = config or GenerateConfig(), extras or Extras()
     picture = image if isinstance(image, np.ndarray) else read_picture(image)
     sound = audio if isinstance(audio, np.ndarray) else read_sound(audio, config.max_seconds, config.seconds)
     if config.seconds is not None:
@@ -56,18 +86,30 @@ def generate(
     sound = check_sound(sound, "the sound" if isinstance(audio, np.ndarray) else str(audio), config.max_seconds)
     if out.suffix != ".mp4":
         raise BadInput("wrong_output", f"the video is an mp4 file, got the name {out.name!r}")
-    torch.set_num_threads(config.threads)
-    talker = checkpoint if isinstance(checkpoint, Talker) else Talker.load(checkpoint, device)
+    origin = checkpoint if isinstance(checkpoint, Talker) else Origin.read(checkpoint)
+    if isinstance(origin, Origin):
+        origin.check_window(config)
+    _check_overlay(extras, origin)
     if not isinstance(image, np.ndarray):
-        picture = (crop or crop_face)(picture, talker.size)
-    stream = Stream(talker, picture, config)
+        picture = (crop or crop_face)(picture, origin.size)
+    motion = None if extras.motion is None else read_motion(extras.motion, origin.card)
+    text = None if extras.text is None else read_text(extras.text)
+    torch.set_num_threads(config.threads)
+    talker = origin
+    if isinstance(talker, Origin):
+        talker = Talker.load(talker, device, config.precision, config.compiled)
+    drift = Drift(picture, knower()) if extras.drift else None
     from dualforce_model.media import write_video
 
     whole = np.zeros(sample_of_raw(-(-len(sound) // sample_of_raw(1))), np.float32)
     whole[: len(sound)] = sound
-    with publish(out) as temporary:
-        frames = write_video(temporary, _all(stream, sound), whole, audio_codec="aac")
-    return Generated(out, frames)
+    with Stream(talker, picture, config, text, motion) as stream, publish(out) as temporary:
+        shown = _shown(stream, sound, picture, extras, drift)
+        frames = write_video(temporary, shown, whole, audio_codec="aac")
+    facts = None if drift is None else drift.facts()
+    if facts is not None:
+        write_json(out.with_suffix(".drift.json"), facts)
+    return Generated(out, frames, 0 if motion is None else _driven(motion), facts)
 
 
 def crop_face(picture: np.ndarray, size: int) -> np.ndarray:
@@ -75,6 +117,33 @@ def crop_face(picture: np.ndarray, size: int) -> np.ndarray:
     from dualforce_model.faces import FaceCropConfig, crop_picture
 
     return crop_picture(picture, FaceCropConfig(size=size))
+
+
+def _check_overlay(extras: Extras, origin: Origin | Talker) -> None:
+    if not extras.overlay:
+        return
+    model = origin.model if isinstance(origin, Origin) else origin.model.config
+    backend = origin.card["features"]["struct_latents"]["config"]["backend"]
+    if model.struct is None or backend != "mediapipe":
+        what = "no struct stream" if model.struct is None else f"struct latents of {backend}, which hold no landmarks"
+        raise BadInput("no_landmarks", f"there is nothing to overlay: this checkpoint has {what}")
+
+
+def _driven(motion: Motion) -> int:
+    return int(motion.valid.sum())
+
+
+def _shown(
+    stream: Stream, sound: np.ndarray, picture: np.ndarray, extras: Extras, drift: Drift | None
+) -> Iterator[np.ndarray]:
+    """The frames as they go into the file."""
+    for frame in _all(stream, sound):
+        if drift is not None:
+            drift.see(frame)
+        shown = frame
+        if extras.overlay and stream.struct is not None:
+            shown = with_landmarks(shown, stream.struct)
+        yield beside(picture, shown) if extras.side_by_side else shown
 
 
 def _all(stream: Stream, sound: np.ndarray) -> Iterator[np.ndarray]:
