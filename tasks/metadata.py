@@ -8,9 +8,10 @@ from typing import Any
 
 from dualforce_model import config as configs
 from dualforce_model import metadata
+from dualforce_model.faces import identity as who
 from dualforce_model.features import FEATURES
 from dualforce_model.metadata import MetadataConfig
-from dualforce_model.store import identity
+from dualforce_model.store import identity, read_tensors
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage, row_facts, upstream
 
@@ -19,17 +20,20 @@ FILES = ("metadata.json", "metadata.parquet", "stats.json")
 
 def plan(run: Run) -> list[Item]:
     """One item: the dataset. Its identity holds those of all features of all accepted clips."""
-    accepted = upstream(run, "quality")
+    check(run)
+    accepted = upstream(run, "quality", "artifact")
     if not len(accepted):
         raise RunError(f"no clip of {run.dir} was accepted; `dualforce status {run.dir}` says why")
-    frames = {row.clip_id: row_facts(row)["frames"] for row in upstream(run, "face_crop").itertuples(index=False)}
+    frames = {row.clip_id: row_facts(row)["frames"] for row in upstream(run, "face_crop", "facts").itertuples(index=False)}
     made: dict[str, dict[str, str]] = defaultdict(dict)
     for name in FEATURES:
         for row in upstream(run, name).itertuples(index=False):
             made[row.clip_id][name] = row.identity
-    known = {row.source: _known(row) for row in upstream(run, "source").itertuples(index=False)}
+    known = {row.source: _known(row) for row in upstream(run, "source", "facts").itertuples(index=False)}
+    faces = run.config.metadata.identity_from == "face"
     clips = [
         {"clip_id": row.clip_id, "source_id": row.source_id, "source": row.source, "frames": frames[row.clip_id]}
+        | ({"person": row.artifact, "measured": row.identity} if faces else {})
         | known.get(row.source, {})
         for row in accepted.itertuples(index=False)
     ]
@@ -42,19 +46,36 @@ def plan(run: Run) -> list[Item]:
     return [Item(mine, "", "", payload={"clips": clips, "config": run.config.metadata})]
 
 
+def check(run: Run) -> None:
+    """Raises RunError when people are to be told apart by what is not measured."""
+    if run.config.metadata.identity_from == "face" and run.config.measure.identity != "arcface":
+        raise RunError("metadata.identity_from=face needs measure.identity=arcface")
+
+
 def _known(row: Any) -> dict[str, str]:
     """What a dataset's list says of a source: who is seen, and under which terms."""
     listed = row_facts(row).get("listed")
     return {"licence": listed["licence"], "identity_group": listed["person"]} if listed else {}
 
 
+def _by_face(run_dir: Path, clips: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The clips with who is seen as their `identity_group`: the same face, the same video or the same listed person."""
+    persons = {clip["clip_id"]: read_tensors(run_dir / clip["person"])["person"] for clip in clips if clip["person"]}
+    known = {clip["clip_id"]: clip.get("identity_group") or clip["source_id"] for clip in clips}
+    group = who.groups(persons, known)
+    return [clip | {"identity_group": f"face:{group[clip['clip_id']]}"} for clip in clips]
+
+
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     """Build the dataset; a row per clip. Raises BadInput when no clip can be used or two ways of making are mixed."""
     config: MetadataConfig = item.payload["config"]
+    clips = item.payload["clips"]
+    if config.identity_from == "face":
+        clips = _by_face(run_dir, clips)
     folders = {name: run_dir / "features" / name for name in FEATURES}
-    sources = {clip["clip_id"]: clip["source"] for clip in item.payload["clips"]}
+    sources = {clip["clip_id"]: clip["source"] for clip in clips}
     rows = []
-    for n, found in enumerate(metadata.build(run_dir, item.payload["clips"], folders, config)):
+    for n, found in enumerate(metadata.build(run_dir, clips, folders, config)):
         rows.append(
             Row(
                 status=found["status"],

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import pyarrow.compute as pc
 
 from dualforce_model.download import deny
 from dualforce_model.store import ledger
+from dualforce_model.store.remote import File
 from tasks.run import Run, RunError
 
 
@@ -25,6 +27,7 @@ class Item:
     clip_id: str = ""
     payload: dict[str, Any] = field(default_factory=dict)  # what `work` needs, plain or picklable
     cost: float = 0.0  # rough size; large items start first, so that workers end together
+    needs: tuple[File, ...] = ()  # of a run in shared storage: what `work` reads, to be fetched before
     redo: bool = False  # what lies there under this identity is not what was made: damaged since, so not to be taken
 
     @property
@@ -67,19 +70,26 @@ class Stage:
     plan: Callable[[Run], Sequence[Item]]
     work: Callable[[Item, Path, bool], list[Row]]
     gives: Literal["clip", "clips", "dataset"] = "clip"  # rows of an item: one, those of a source, those of the run
+    reads: tuple[str, ...] = ()  # stages whose files `work` opens: those of the item's clip or source, or (of a dataset) all
     in_workers: bool = True  # False: the item is one long job that brings its own processes (training)
     spread: Spread | None = None  # instead of workers: does all items of a shard in its own way
 
 
-def upstream(run: Run, stage: str) -> pd.DataFrame:
-    """Accepted rows of an earlier stage. Raises RunError when it never ran."""
+WANTED = ("source", "source_id", "clip_id", "identity", "artifact", "bytes")  # of an earlier stage's rows
+
+
+def upstream(run: Run, stage: str, *more: str) -> pd.DataFrame:
+    """Accepted rows of an earlier stage: the columns WANTED and those asked for. Raises RunError when it never ran."""
     if not ledger.exists(run.dir, stage):
         raise RunError(f"stage {stage!r} has not run in {run.dir}; run it first (or leave out --from / --only)")
-    rows = ledger.read(run.dir, stage)
-    rows = rows[rows["status"] == "accepted"]
+    names = [*WANTED, *more]
+    table = ledger.table(run.dir, stage, [*names, "status"])
+    table = table.filter(pc.equal(table["status"], "accepted"))
+    # plain Python values: rows are looked at one by one, for which pandas' own strings take five times as long
+    rows = pd.DataFrame({name: pd.Series(table[name].to_pylist(), dtype=object) for name in names})
     if denied := deny.read(run.dir):  # at once, whatever an earlier run made of it
-        names = rows[["source", "source_id", "clip_id"]].itertuples(index=False)
-        rows = rows[[not deny.denies(denied, *name) for name in names]]
+        keys = rows[["source", "source_id", "clip_id"]].itertuples(index=False)
+        rows = rows[[not deny.denies(denied, *key) for key in keys]]
     return rows
 
 

@@ -5,6 +5,7 @@ Deng et al. 2019, "ArcFace". Two embeddings of one person have a cosine above ab
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +92,15 @@ def drift(embeddings: np.ndarray) -> float:
     return 1 - float(person(embeddings[:quarter]) @ person(embeddings[-quarter:]))
 
 
-def groups(persons: dict[str, np.ndarray], same: float = SAME_PERSON) -> dict[str, str]:
+def groups(
+    persons: Mapping[str, np.ndarray], known: Mapping[str, str] | None = None, same: float = SAME_PERSON
+) -> dict[str, str]:
     """Identity group of each clip: clips are one person's when a chain of them looks alike. Named by the first clip id.
 
-    Single linkage, because splitting one person over train and test is the error that must not happen.
+    persons: clip id to unit vector [512]. known: clip id to a name; clips of one name are one person's, whatever they look
+    like. Single linkage, because splitting one person over train and test is the error that must not happen.
     """
-    names = sorted(persons)
+    names = sorted({*persons, *(known or {})})
     group = {name: name for name in names}
 
     def top(name: str) -> str:
@@ -105,10 +109,16 @@ def groups(persons: dict[str, np.ndarray], same: float = SAME_PERSON) -> dict[st
             name = group[name]
         return name
 
-    if names:
-        vectors = np.stack([persons[name] for name in names])
-        for row, name in enumerate(names):
+    def join(one: str, other: str) -> None:
+        first, second = sorted((top(one), top(other)))
+        group[second] = first
+
+    firsts: dict[str, str] = {}
+    for clip, person in sorted((known or {}).items()):
+        join(clip, firsts.setdefault(person, clip))
+    if seen := [name for name in names if name in persons]:
+        vectors = np.stack([persons[name] for name in seen])
+        for row, name in enumerate(seen):
             for other in np.flatnonzero(vectors[row + 1 :] @ vectors[row] >= same) + row + 1:
-                a, b = sorted((top(name), top(names[other])))
-                group[b] = a
+                join(name, seen[other])
     return {name: top(name) for name in names}

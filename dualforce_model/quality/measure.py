@@ -62,8 +62,11 @@ Score = float | bool | None
 DEFAULT = MeasureConfig()
 
 
-def measure(clip: Clip, config: MeasureConfig = DEFAULT) -> dict[str, Score]:
-    """All of `SCORES` for one clip. Raises BadInput damaged_clip when its sound can't be read back."""
+def measure(clip: Clip, config: MeasureConfig = DEFAULT, embedded: np.ndarray | None = None) -> dict[str, Score]:
+    """All of `SCORES` for one clip. Raises BadInput damaged_clip when its sound can't be read back.
+
+    embedded: what `faces.identity.embed` says of it [N,512], where `config.identity` wants that measured.
+    """
     info, arrays = clip.info, clip.read_landmarks()
     faces, source = info["faces"], info["source"]
     landmarks, valid = arrays["landmarks"], arrays["valid"]
@@ -94,11 +97,9 @@ def measure(clip: Clip, config: MeasureConfig = DEFAULT) -> dict[str, Score]:
         if offset is not None:
             scores["av_offset_frames"] = offset.frames
             scores["av_correlation"], scores["av_confidence"] = offset.correlation, offset.confidence
-    if config.identity == "arcface":
-        faces_seen = identity.embed(clip)
-        if len(faces_seen):
-            scores["identity_consistency"] = identity.consistency(faces_seen)
-            scores["identity_drift"] = identity.drift(faces_seen)
+    if embedded is not None and len(embedded):
+        scores["identity_consistency"] = identity.consistency(embedded)
+        scores["identity_drift"] = identity.drift(embedded)
     return {name: _plain(value) for name, value in scores.items()}
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from embedder import random_arcface
 
 from dualforce_model import faces, quality, weights
 from dualforce_model.errors import Rejected
@@ -130,23 +129,8 @@ def test_silence_and_noise_are_no_speech():
 
 @pytest.fixture(scope="module")
 def arcface(tmp_path_factory):
-    """A random network with ArcFace's input and output: [N,3,112,112] to [N,512]."""
-    rng = np.random.default_rng(0)
-    weight = numpy_helper.from_array(rng.standard_normal((512, 3, 8, 8)).astype(np.float32), "w")
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["input.1", "w"], ["a"], strides=[8, 8]),
-            helper.make_node("Relu", ["a"], ["b"]),
-            helper.make_node("GlobalAveragePool", ["b"], ["c"]),
-            helper.make_node("Flatten", ["c"], ["683"]),
-        ],
-        "arcface",
-        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, ["N", 3, 112, 112])],
-        [helper.make_tensor_value_info("683", TensorProto.FLOAT, ["N", 512])],
-        [weight],
-    )
     path = tmp_path_factory.mktemp("arcface") / identity.FILE
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    random_arcface(path)
     return identity.Embedder(str(path))
 
 
@@ -165,6 +149,8 @@ def test_groups_are_chains_of_likeness():
     persons = {"k1": a, "k2": near, "k3": b, "k4": c, "k5": d}
     assert identity.groups(persons) == {"k1": "k1", "k2": "k1", "k3": "k1", "k4": "k4", "k5": "k5"}
     assert identity.groups({}) == {}
+    listed = identity.groups({"k1": a, "k2": c, "k3": c}, {"k1": "Ann", "k2": "Bob", "k4": "Ann"})
+    assert listed == {"k1": "k1", "k2": "k2", "k3": "k2", "k4": "k1"}
 
 
 def test_missing_weights_name_the_command(tmp_path, monkeypatch):
