@@ -66,7 +66,7 @@ class Text(nn.Module):
     def __init__(self, text_dim: int, width: int):
         super().__init__()
         self.hidden, self.out = nn.Linear(text_dim, width), nn.Linear(width, width)
-        self.null = nn.Parameter(torch.randn(width) * 0.02)
+        self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, given: Conditions, batch: int) -> tuple[Tensor, Tensor]:
         null = self.null.expand(batch, 1, -1)
@@ -92,7 +92,7 @@ class Audio(nn.Module):
         super().__init__()
         self.norm = LayerNorm(audio_dim, eps)
         self.hidden, self.out = nn.Linear(audio_dim, width), nn.Linear(width, width)
-        self.null = nn.Parameter(torch.randn(width) * 0.02)
+        self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, audio: Tensor | None, valid: Tensor | None, drop: Tensor | None, batch: int, n: int) -> Tensor:
         """`batch` and `n` give the shape where there is no sound at all."""

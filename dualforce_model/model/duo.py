@@ -19,6 +19,7 @@ from dualforce_model.model.cache import RingView
 from dualforce_model.model.conditioning import Conditions
 from dualforce_model.model.config import ModelConfig
 from dualforce_model.model.exchange import Exchange
+from dualforce_model.model.fresh import fresh_weights
 from dualforce_model.model.precondition import around_reference
 from dualforce_model.model.rotary import Phase, space_phase, time_phase
 from dualforce_model.model.towers import StructTower, Tower, VideoTower
@@ -93,14 +94,14 @@ class Duo(nn.Module):
                 cast("Bridge", bridge).to_struct.exchange = exchange  # type: ignore[union-attr]
 
     def reset(self) -> None:
-        """Draw fresh weights: Xavier for linear layers, zero for biases and for all that starts silent."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for tower in (self.video, self.struct):
-            if tower is not None:
-                tower.zero()
+        """Draw fresh weights (see `fresh_weights`)."""
+        with torch.no_grad():
+            for name, value in fresh_weights(self):
+                self.get_parameter(name).copy_(value)
+
+    def silent(self) -> list[nn.Linear]:
+        """The layers that start at zero."""
+        return [layer for tower in (self.video, self.struct) if tower is not None for layer in tower.silent()]
 
     def forward(
         self,

@@ -55,16 +55,14 @@ class Tower(nn.Module):
         """The blocks, in order."""
         return [cast("Block", block) for block in self.blocks]
 
-    def zero(self) -> None:
-        """Zero all that starts silent: modulations (with their gates), condition outputs, the head."""
+    def silent(self) -> list[nn.Linear]:
+        """All that starts at zero: modulations (with their gates), condition outputs, the head."""
         silent = [self.noise.modulation, self.head.out]
         for block in self.layers():
             silent.append(block.text.out)
             if block.hears_audio:
                 silent.append(block.audio.out)
-        for layer in silent:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        return silent
 
 
 class VideoTower(Tower):
@@ -76,7 +74,7 @@ class VideoTower(Tower):
         area = config.patch**2
         super().__init__(config, config.video, config.video_inputs * area, config.latent_channels * area)
         self.patch, self.mask_channels = config.patch, config.mask_channels
-        self.null_reference = nn.Parameter(torch.randn(config.video.width) * 0.02)
+        self.null_reference = nn.Parameter(torch.zeros(config.video.width))
 
     def patches(self, latents: Tensor) -> Tensor:
         """[B,F,channels,H,W] to [B,F,N,channels·p·p]."""
