@@ -21,7 +21,7 @@ FILES = ("metadata.json", "metadata.parquet", "stats.json")
 def plan(run: Run) -> list[Item]:
     """One item: the dataset. Its identity holds those of all features of all accepted clips."""
     check(run)
-    accepted = upstream(run, "quality", "artifact")
+    accepted = upstream(run, "quality")
     if not len(accepted):
         raise RunError(f"no clip of {run.dir} was accepted; `dualforce status {run.dir}` says why")
     frames = {row.clip_id: row_facts(row)["frames"] for row in upstream(run, "face_crop", "facts").itertuples(index=False)}
