@@ -24,7 +24,7 @@ VERSION = 1
 def items(run: Run) -> list[Item]:
     """One item per listed clip whose video came. The list is read anew, so corrected times need no second fetch."""
     config, denied = run.config.download, deny.read(run.dir)
-    here = {row.source: row for row in upstream(run, "download").itertuples(index=False)}
+    here = {row.source: row for row in upstream(run, "download", "facts").itertuples(index=False)}
     found = []
     for manifest in read_lists(config):
         for video in manifest.videos:

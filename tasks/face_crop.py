@@ -19,7 +19,7 @@ def plan(run: Run) -> list[Item]:
     """One item per readable source; the identity holds its content, so a replaced file is done again."""
     settings, weights = configs.to_dict(run.config.face_crop), faces.weights_of(run.config.face_crop)
     items = []
-    for row in upstream(run, "source").itertuples(index=False):
+    for row in upstream(run, "source", "facts").itertuples(index=False):
         facts = row_facts(row)
         piece = {"cut": facts["cut"]} if "cut" in facts else {}
         mine = identity(

@@ -55,4 +55,7 @@ def work(feature: str, item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     return [Row(files=(name,))]
 
 
-STAGES = {name: Stage(name, f"features/{name}", partial(plan, name), partial(work, name)) for name in FEATURES}
+STAGES = {
+    name: Stage(name, f"features/{name}", partial(plan, name), partial(work, name), reads=("face_crop",))
+    for name in FEATURES
+}

@@ -18,10 +18,11 @@ VERSION = 1
 
 
 def plan(run: Run) -> list[Item]:
-    """One item: the first held-out clip's first picture and its sound, under the newest checkpoint."""
-    trained = upstream(run, "train")
+    """One item: the first held-out clip's first picture and its sound, under the checkpoint of the last training."""
+    last = "train" if run.config.train_few is None else "train_few"
+    trained = upstream(run, last, "facts")
     if not len(trained):
-        raise RunError(f"no finished training in {run.dir}; run the stage 'train' first")
+        raise RunError(f"no finished training in {run.dir}; run the stage {last!r} first")
     (training,) = trained.itertuples(index=False)
     table = pd.read_parquet(run.dir / "metadata.parquet").sort_values("clip_id")
     order = table["split"].map({"val": 0, "test": 1, "train": 2})
@@ -39,7 +40,7 @@ def plan(run: Run) -> list[Item]:
 
 def clip_files(run: Run, clip_id: str) -> str:
     """The recorded files of a clip, as JSON."""
-    rows = upstream(run, "face_crop")
+    rows = upstream(run, "face_crop", "files")
     return str(rows.loc[rows["clip_id"] == clip_id, "files"].iloc[0])
 
 

@@ -40,7 +40,7 @@ def _local(run: Run, root: Path) -> list[Item]:
     denied = deny.read(run.dir)
     known = ledger.read(run.dir, "source")[["source", "source_id"]] if denied else None
     ids = {} if known is None else dict(known.itertuples(index=False))
-    items = [_item(root, path) for path in paths]
+    items = [_item(os.fspath(root), path) for path in paths]
     return [item for item in items if not deny.denies(denied, item.source, ids.get(item.source, ""))]
 
 
@@ -68,17 +68,17 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     return [Row(source_id=source_id, facts=facts)]
 
 
-def _item(root: Path, path: Path) -> Item:
-    name = os.fspath(path.relative_to(root))
-    payload: dict[str, object] = {"path": os.fspath(path)}
+def _item(root: str, path: str) -> Item:
+    name = os.path.relpath(path, root) if not path.startswith(f"{root}/") else path[len(root) + 1 :]
+    payload: dict[str, object] = {"path": path}
     try:
         name.encode()
     except UnicodeEncodeError:
         payload["trouble"] = ("name_not_utf8", "the file name is not valid UTF-8; rename the file")
         name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     try:
-        stat = path.stat()
-        parts = {"path": os.fspath(root), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        stat = os.stat(path)
+        parts = {"path": root, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     except OSError as error:
         parts = {"error": error.strerror}
         reason = "symlink_loop" if error.errno == 40 else "unreadable"
@@ -87,9 +87,9 @@ def _item(root: Path, path: Path) -> Item:
     return Item(mine, "", name, payload=payload)
 
 
-def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Every file with a known suffix, in name order; linked folders are followed, but none is entered twice."""
-    found: list[Path] = []
+    found: list[str] = []
     entered: set[tuple[int, int]] = set()
 
     def enter(folder: Path) -> None:
@@ -107,7 +107,7 @@ def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[Path]:
             if os.path.isdir(entry.path):  # entry.is_dir() raises on a link that leads to itself
                 enter(Path(entry.path))
             elif entry.name.lower().endswith(suffixes):
-                found.append(Path(entry.path))
+                found.append(entry.path)
 
     enter(root)
     return found

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 
 from dualforce_model.download import deny
 from dualforce_model.store import ledger
-from dualforce_model.store.remote import File
+from dualforce_model.store.remote import Stored
 from tasks.run import Run, RunError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One thing to do. `identity` is a hash of everything that decides the result; equal identity, equal bytes."""
 
@@ -27,7 +27,7 @@ class Item:
     clip_id: str = ""
     payload: dict[str, Any] = field(default_factory=dict)  # what `work` needs, plain or picklable
     cost: float = 0.0  # rough size; large items start first, so that workers end together
-    needs: tuple[File, ...] = ()  # of a run in shared storage: what `work` reads, to be fetched before
+    needs: tuple[Stored, ...] = ()  # of a run in shared storage: what `work` reads, to be fetched before
     redo: bool = False  # what lies there under this identity is not what was made: damaged since, so not to be taken
 
     @property
@@ -70,7 +70,8 @@ class Stage:
     plan: Callable[[Run], Sequence[Item]]
     work: Callable[[Item, Path, bool], list[Row]]
     gives: Literal["clip", "clips", "dataset"] = "clip"  # rows of an item: one, those of a source, those of the run
-    reads: tuple[str, ...] = ()  # stages whose files `work` opens: those of the item's clip or source, or (of a dataset) all
+    reads: tuple[str, ...] = ()  # stages whose files `work` opens, those of the item's clip or source
+    reads_whole: tuple[str, ...] = ()  # stages of which it opens all files
     in_workers: bool = True  # False: the item is one long job that brings its own processes (training)
     spread: Spread | None = None  # instead of workers: does all items of a shard in its own way
 

@@ -25,26 +25,26 @@ class Damage(NamedTuple):
 
 def counts(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Per stage: accepted, rejected, failed, reused, seconds, and the reasons with their numbers."""
-    return {row.pop("stage"): {**row, "reasons": dict(row["reasons"])} for row in stage_table(Story(run_dir))}
+    return _counts(Story(run_dir))
+
+
+def _counts(story: Story) -> dict[str, dict[str, Any]]:
+    return {row.pop("stage"): {**row, "reasons": dict(row["reasons"])} for row in stage_table(story)}
 
 
 def status(run_dir: Path) -> dict[str, Any]:
     """`stages` (see `counts`) and `clips` (per clip, or source without one: what decided)."""
     story = Story(run_dir)
-    messages = {stage: rows["message"].tolist() for stage, rows in story.ledgers.items()}
-    clips = [
-        {
-            "clip_id": way.clip_id,
-            "source": way.source,
-            "stage": last,
-            "status": way.steps[last].status,
-            "reason": way.steps[last].reason,
-            "message": messages[last][way.steps[last].at],
-        }
-        for way in story.ways
-        for last in (way.last,)
-    ]
-    return {"run_dir": str(run_dir), "stages": counts(run_dir), "clips": clips}
+    messages = {stage: story.messages(stage) for stage in story.ledgers}
+    clips = []
+    for way in story.ways:
+        stage = way.last
+        status, reason = way.steps[stage]
+        said = messages[stage]
+        message = said.get((way.source, way.clip_id)) or said.get((way.source, "")) or ""
+        clip = {"clip_id": way.clip_id, "source": way.source, "stage": stage, "status": status, "reason": reason}
+        clips.append(clip | {"message": message})
+    return {"run_dir": str(run_dir), "stages": _counts(story), "clips": clips}
 
 
 def clip(run_dir: Path, clip_id: str) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from dualforce_model.features import FEATURES
 from dualforce_model.store import ledger
@@ -23,11 +23,10 @@ Row = dict[str, Any]
 
 
 class Step(NamedTuple):
-    """What one stage said of an item; `at` is the row's number in that stage's ledger."""
+    """What one stage said of an item."""
 
     status: str
     reason: str
-    at: int
 
 
 @dataclass(slots=True)
@@ -69,45 +68,54 @@ class Story:
     def __init__(self, run_dir: Path):
         self.run_dir = run_dir
         present = [stage for stage in STAGES if ledger.exists(run_dir, stage)]
-        self.ledgers = {stage: ledger.read(run_dir, stage, LIGHT) for stage in present}
-        self._rows: dict[tuple[str, int], Row] = {}
+        self.ledgers = {stage: ledger.table(run_dir, stage, LIGHT) for stage in present}
+        self._rows: dict[tuple[str, str, str], Row] = {}
 
     @cached_property
     def ways(self) -> list[Journey]:
         """Every clip's way, and that of every source that never became one."""
         sources: dict[str, Journey] = {}
         clips: dict[tuple[str, str], Journey] = {}
+        said: dict[tuple[str, str], Step] = {}  # few different ones, however many clips there are
         for stage in (name for name in PER_ITEM if name in self.ledgers):
             rows = self.ledgers[stage]
-            told = zip(*(rows[name].tolist() for name in ("source", "clip_id", "status", "reason")), strict=True)
-            for at, (source, clip_id, status, reason) in enumerate(told):
-                step = Step(status, reason, at)
+            told = zip(*(rows[name].to_pylist() for name in ("source", "clip_id", "status", "reason")), strict=True)
+            for source, clip_id, status, reason in told:
+                step = said.setdefault((status, reason), Step(status, reason))
                 if clip_id:
-                    if (source, clip_id) not in clips:
+                    way = clips.get((source, clip_id))
+                    if way is None:
                         before = sources[source].steps if source in sources else {}
-                        clips[source, clip_id] = Journey(source, clip_id, dict(before))
-                    clips[source, clip_id].steps[stage] = step
+                        way = clips[source, clip_id] = Journey(source, clip_id, dict(before))
+                    way.steps[stage] = step
                 elif source:  # a row with neither is about the whole data set
                     sources.setdefault(source, Journey(source, "")).steps[stage] = step
         with_clips = {source for source, _ in clips}
         alone = [way for source, way in sources.items() if source not in with_clips]
         return sorted([*clips.values(), *alone], key=lambda way: (way.source, way.clip_id))
 
+    def messages(self, stage: str) -> dict[tuple[str, str], str]:
+        """What a stage said against items, by (source, clip_id)."""
+        rows = self.ledgers[stage]
+        rows = rows.filter(pc.not_equal(rows["status"], "accepted"))
+        names = zip(rows["source"].to_pylist(), rows["clip_id"].to_pylist(), strict=True)
+        return dict(zip(names, rows["message"].to_pylist(), strict=True))
+
     def look_up(self, ways: Iterable[Journey]) -> None:
         """Read the whole rows of these ways, each ledger once."""
-        ways = list(ways)
+        sources = {way.source for way in ways}
         for stage in self.ledgers:
-            at = [way.steps[stage].at for way in ways if stage in way.steps]
-            rows = ledger.table(self.run_dir, stage).take(pa.array(at, pa.int64())).to_pylist() if at else []
-            self._rows |= {(stage, n): row for n, row in zip(at, rows, strict=True)}
+            for row in ledger.table(self.run_dir, stage, where=("source", sources)).to_pylist():
+                self._rows[stage, row["source"], row["clip_id"]] = row
 
     def row(self, way: Journey, stage: str) -> Row | None:
         """The whole ledger row of `way` at `stage`, or None when it never got there."""
         if stage not in way.steps:
             return None
-        if (stage, way.steps[stage].at) not in self._rows:
+        mine, its_source = (stage, way.source, way.clip_id), (stage, way.source, "")
+        if mine not in self._rows and its_source not in self._rows:
             self.look_up([way])
-        return self._rows[stage, way.steps[stage].at]
+        return self._rows.get(mine) or self._rows[its_source]
 
 
 def funnel(run_dir: Path) -> list[tuple[str, int, str]]:
@@ -144,14 +152,21 @@ def stage_table(story: Story) -> list[dict[str, Any]]:
     """Per stage that ran: stage, accepted, rejected, failed, reused, seconds, reasons [(reason, count)]."""
     table = []
     for stage, rows in story.ledgers.items():
-        counts = {status: int((rows["status"] == status).sum()) for status in ("accepted", "rejected", "failed")}
-        reasons = Counter(rows.loc[rows["status"] != "accepted", "reason"])
+        found = Counter(zip(rows["status"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+        counts = {
+            status: sum(n for (its, _), n in found.items() if its == status)
+            for status in ("accepted", "rejected", "failed")
+        }
+        reasons = Counter({reason: 0 for (status, reason) in found if status != "accepted"})
+        for (status, reason), n in found.items():
+            if status != "accepted":
+                reasons[reason] += n
         table.append(
             {
                 "stage": stage,
                 **counts,
-                "reused": int(rows["reused"].fillna(False).astype(bool).sum()),
-                "seconds": float(rows["seconds"].sum()),
+                "reused": pc.sum(rows["reused"]).as_py() or 0,
+                "seconds": float(pc.sum(rows["seconds"]).as_py() or 0),
                 "reasons": sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])),
             }
         )

@@ -124,7 +124,7 @@ def _verdicts(ways: list[Journey]) -> list[tuple[str, str, int]]:
 def _training(story: Story) -> dict[str, Any] | None:
     """The loss curve of the run's training, or None when nothing was logged yet."""
     logs = sorted((story.run_dir / "checkpoints").glob("*/log.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-    artifacts = story.ledgers["train"]["artifact"].tolist() if "train" in story.ledgers else []
+    artifacts = story.ledgers["train"]["artifact"].to_pylist() if "train" in story.ledgers else []
     mine = [log for log in logs if any(a and (story.run_dir / a).is_relative_to(log.parent) for a in artifacts)]
     if not logs:
         return None

@@ -191,7 +191,7 @@ def test_empty_run_says_so(tmp_path: Path) -> None:
 def test_large_runs_show_a_declared_sample_of_every_reason() -> None:
     def way(k: int) -> Journey:
         reason = "rare" if k == 777 else ("blurry", "no_audio", "")[k % 3]
-        step = Step("rejected" if reason else "accepted", reason, k)
+        step = Step("rejected" if reason else "accepted", reason)
         return Journey(f"{k:05d}.mp4", f"s{k}-s0t0", {"quality": step})
 
     ways = [way(k) for k in range(3000)]
