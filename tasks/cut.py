@@ -53,11 +53,11 @@ def _item(run: Run, video: ListedVideo, clip: ListedClip, content: str, artifact
         content=content,
         framing=framing,
     )
-    payload = {"path": str(run.dir / artifact), "content": content, "clip": clip, "video": video, "framing": framing}
+    payload = {"path": artifact, "content": content, "clip": clip, "video": video, "framing": framing}
     return Item(mine, "", name_of(video, clip), payload=payload)
 
 
-def work(item: Item) -> list[Row]:
+def work(item: Item, run_dir: Path) -> list[Row]:
     """Find one listed clip in its video."""
     clip: ListedClip = item.payload["clip"]
     video: ListedVideo = item.payload["video"]
@@ -77,7 +77,7 @@ def work(item: Item) -> list[Row]:
         },
     }
     try:
-        info = media.probe(Path(item.payload["path"]))
+        info = media.probe(run_dir / item.payload["path"])
         cut = cut_of(clip, info, item.payload["framing"])
     except BadInput as error:
         return [Row("failed", error.reason, str(error), source_id=source_id, facts=facts)]

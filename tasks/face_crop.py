@@ -32,7 +32,7 @@ def plan(run: Run) -> list[Item]:
             **piece,
         )
         cut = configs.build(Cut, facts["cut"]) if piece else None
-        payload = {"path": facts["path"], "config": run.config.face_crop, "cut": cut}
+        payload = {"path": str(run.dir / facts["path"]), "config": run.config.face_crop, "cut": cut}
         probe = facts["probe"]
         seconds = probe["duration_s"] if cut is None else cut.end_s - cut.start_s
         cost = seconds * probe["width"] * probe["height"]
@@ -54,4 +54,4 @@ def _row(sidecar: dict[str, Any]) -> Row:
     return Row(clip_id=clip_id, files=files, facts=json.loads(json.dumps(sidecar)))
 
 
-STAGE = Stage("face_crop", "clips", plan, work, gives="clips")
+STAGE = Stage("face_crop", "clips", plan, work, gives="clips", reads=("download",))

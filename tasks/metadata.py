@@ -24,7 +24,9 @@ def plan(run: Run) -> list[Item]:
     accepted = upstream(run, "quality")
     if not len(accepted):
         raise RunError(f"no clip of {run.dir} was accepted; `dualforce status {run.dir}` says why")
-    frames = {row.clip_id: row_facts(row)["frames"] for row in upstream(run, "face_crop", "facts").itertuples(index=False)}
+    frames = {
+        row.clip_id: row_facts(row)["frames"] for row in upstream(run, "face_crop", "facts").itertuples(index=False)
+    }
     made: dict[str, dict[str, str]] = defaultdict(dict)
     for name in FEATURES:
         for row in upstream(run, name).itertuples(index=False):
@@ -91,4 +93,4 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     return rows
 
 
-STAGE = Stage("metadata", "", plan, work, gives="dataset", in_workers=False)
+STAGE = Stage("metadata", "", plan, work, gives="dataset", reads_all=("quality", *FEATURES), in_workers=False)

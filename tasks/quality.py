@@ -101,4 +101,4 @@ def refilter(run: Run) -> pd.DataFrame:
     return ledger.read(run.dir, "quality")
 
 
-STAGE = Stage("quality", PERSONS, plan, work)
+STAGE = Stage("quality", PERSONS, plan, work, reads=("face_crop",))

@@ -15,7 +15,7 @@ import socket
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.store import digest_file, ledger
+from dualforce_model.store.remote import NotInStore, Remote, Stored, StoreError
 from tasks.pool import WorkerDied, WorkerHung, shared
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage
@@ -60,7 +61,9 @@ def split(run: Run, items: Sequence[Item]) -> list[list[Item]]:
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def sort_out(run: Run, stage: Stage, items: Sequence[Item], force: bool = False) -> tuple[list[Item], pa.Table]:
+def sort_out(
+    run: Run, stage: Stage, items: Sequence[Item], force: bool = False, remote: Remote | None = None
+) -> tuple[list[Item], pa.Table]:
     """What of a plan has to be done, and the ledger rows of all the rest, marked as reused.
 
     Looks at columns and not at rows: as dicts, 50,000 of them would take hundreds of megabytes.
@@ -74,9 +77,10 @@ def sort_out(run: Run, stage: Stage, items: Sequence[Item], force: bool = False)
         at[_key(stage, source, clip_id)].append(n)
     todo: list[Item] = []
     kept: list[int] = []
+    whole = _on_disk(run.dir) if remote is None else _in_store(remote.sizes(stage.folder))
     for item in items:
         mine = at.get(item.key, [])
-        times = _still_valid(run.dir, item, [tuple(columns[name][n] for name in CHECKED) for n in mine])
+        times = _still_valid(whole, item, [tuple(columns[name][n] for name in CHECKED) for n in mine])
         if times is None:
             known = any(columns["identity"][n] == item.identity for n in mine)
             todo.append(dataclasses.replace(item, redo=known))
@@ -103,6 +107,7 @@ def process(
     saved: Iterable[Record] = (),
     *,
     force: bool = False,
+    remote: Remote | None = None,
     log: Callable[[str], None] = print,
     progress: Callable[[int], None] = lambda done: None,
     save: Callable[[list[Record]], None] = lambda records: None,
@@ -118,9 +123,10 @@ def process(
     records: dict[int, list[Record]] = {}
     saved_at = time.monotonic()
     todo: list[int] = []
+    whole = _on_disk(run.dir) if remote is None else _in_store(None)
     for index, item in enumerate(items):
         mine = earlier.get(item.key, [])
-        times = _still_valid(run.dir, item, [tuple(record[name] for name in CHECKED) for record in mine])
+        times = _still_valid(whole, item, [tuple(record[name] for name in CHECKED) for record in mine])
         if times is None:
             todo.append(index)
         else:
@@ -128,7 +134,7 @@ def process(
     progress(len(records))
     todo.sort(key=lambda index: -items[index].cost)
 
-    function = partial(_work, stage.work, run.dir, not force)
+    function = partial(_work, stage.work, run.dir, not force, remote)
     results: Iterable[tuple[int, Any]]
     if stage.spread is not None:
         results = stage.spread(run, function, [items[i] for i in todo])
@@ -166,52 +172,87 @@ def _key(stage: Stage, source: str, clip_id: str) -> Key:
     return "" if stage.gives == "dataset" else source, clip_id if stage.gives == "clip" else ""
 
 
-def _still_valid(run_dir: Path, item: Item, rows: Sequence[tuple[Any, ...]]) -> list[str] | None:
+Whole = Callable[[list[list[Any]], list[int]], list[int] | None]  # recorded files and their times -> those of now
+
+
+def _still_valid(whole: Whole, item: Item, rows: Sequence[tuple[Any, ...]]) -> list[str] | None:
     """The present `mtimes` of an item's rows (each of `CHECKED`), or None when it has to be done (again).
 
-    Rows stand as long as they have the item's identity, ask for no retry, and every file is what was recorded: equal
-    size and time spare reading every byte of a large run; a file of another time is read and compared.
+    Rows stand as long as they have the item's identity, ask for no retry, and every file is what was recorded.
     """
     times = []
     for identity, retry, files, mtimes in rows:
         if identity != item.identity or retry:
             return None
         if files != "[]":
-            found = json.loads(mtimes)
-            for n, (name, size, sha256) in enumerate(json.loads(files)):
-                path = os.path.join(run_dir, name)
-                try:
-                    stat = os.stat(path)
-                except OSError:
-                    return None
-                if stat.st_size != size:
-                    return None
-                if stat.st_mtime_ns != found[n]:
-                    if digest_file(Path(path)) != sha256:
-                        return None
-                    found[n] = stat.st_mtime_ns
+            found = whole(json.loads(files), json.loads(mtimes))
+            if found is None:
+                return None
             mtimes = json.dumps(found)
         times.append(mtimes)
     return times or None
 
 
-def _work(work: Callable[[Item, Path, bool], list[Row]], run_dir: Path, reuse: bool, item: Item) -> tuple[Any, float]:
-    """In the worker: rows or the exception, and the seconds it took."""
+def _on_disk(run_dir: Path) -> Whole:
+    """Equal size and time spare reading every byte of a large run; a file of another time is read and compared."""
+
+    def whole(files: list[list[Any]], times: list[int]) -> list[int] | None:
+        for n, (name, size, sha256) in enumerate(files):
+            path = os.path.join(run_dir, name)
+            try:
+                stat = os.stat(path)
+            except OSError:
+                return None
+            if stat.st_size != size:
+                return None
+            if stat.st_mtime_ns != times[n]:
+                if digest_file(Path(path)) != sha256:
+                    return None
+                times[n] = stat.st_mtime_ns
+        return times
+
+    return whole
+
+
+def _in_store(sizes: Mapping[str, int] | None) -> Whole:
+    """What is listed with its size counts as there; who fetches it looks at the bytes. None: rows alone are believed."""
+
+    def whole(files: list[list[Any]], times: list[int]) -> list[int] | None:
+        there = sizes is None or all(sizes.get(Stored(*file).key) == file[1] for file in files)
+        return times if there else None
+
+    return whole
+
+
+def _work(
+    work: Callable[[Item, Path, bool], list[Row]], run_dir: Path, reuse: bool, remote: Remote | None, item: Item
+) -> tuple[Any, float]:
+    """In the worker: rows or the exception, and the seconds it took. Of a run in shared storage, all files are there
+    when it returns. Raises StoreError.
+    """
     begun = time.monotonic()
     try:
+        if remote is not None:
+            remote.fetch(run_dir, item.needs)
         result: Any = work(item, run_dir, reuse and not item.redo)
     except (Rejected, BadInput) as verdict:
         result = [Row("rejected" if isinstance(verdict, Rejected) else "failed", verdict.reason, str(verdict))]
+    except StoreError:
+        raise
     except OSError as error:
         result = error if error.errno in FULL else [_failed(error)]
     except Exception as error:  # noqa: BLE001  (one item must not stop thousands: it becomes a row that says why)
         result = [_failed(error)]
     if isinstance(result, list):
         result = [(row, _files(run_dir, row)) for row in result]
+        if remote is not None:
+            remote.put(run_dir, [Stored(*file[:3]) for _, files in result for file in files])
     return result, time.monotonic() - begun
 
 
 def _failed(error: Exception) -> Row:
+    if isinstance(error, NotInStore):
+        return Row("failed", error.reason, str(error), retry=True)
     where = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if where else ""
     return Row("failed", type(error).__name__, f"{error}{place}", retry=True)
@@ -227,6 +268,8 @@ def _records(run_dir: Path, stage: str, item: Item, result: Any) -> list[Record]
         return records_of(run_dir, stage, item, [Row("failed", "worker_died", str(result), retry=True)])
     if isinstance(result, WorkerHung):
         return records_of(run_dir, stage, item, [Row("failed", "timeout", str(result), retry=True)])
+    if isinstance(result, StoreError):
+        raise result  # it is about no item; the shard is tried again
     if isinstance(result, Exception):
         return records_of(run_dir, stage, item, [_failed(result)])
     rows, seconds = result

@@ -47,7 +47,7 @@ def _local(run: Run, root: Path) -> list[Item]:
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     """Hash and probe one file, or find one listed clip in its video."""
     if "clip" in item.payload:
-        return cut.work(item)
+        return cut.work(item, run_dir)
     if "trouble" in item.payload:
         raise BadInput(*item.payload["trouble"])
     path = Path(item.payload["path"])
@@ -113,4 +113,4 @@ def _walk(root: Path, run_dir: Path, suffixes: tuple[str, ...]) -> list[str]:
     return found
 
 
-STAGE = Stage("source", "", plan, work, gives="clips")
+STAGE = Stage("source", "", plan, work, gives="clips", reads=("download",))

@@ -71,7 +71,8 @@ class Stage:
     work: Callable[[Item, Path, bool], list[Row]]
     gives: Literal["clip", "clips", "dataset"] = "clip"  # rows of an item: one, those of a source, those of the run
     reads: tuple[str, ...] = ()  # stages whose files `work` opens, those of the item's clip or source
-    reads_whole: tuple[str, ...] = ()  # stages of which it opens all files
+    reads_all: tuple[str, ...] = ()  # stages of which it opens the files of every clip
+    plans_from: tuple[str, ...] = ()  # stages whose files `plan` opens, and not their ledgers alone
     in_workers: bool = True  # False: the item is one long job that brings its own processes (training)
     spread: Spread | None = None  # instead of workers: does all items of a shard in its own way
 

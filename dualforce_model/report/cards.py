@@ -50,7 +50,7 @@ def card(story: Story, way: Journey, thresholds: Mapping[str, Any], number: int)
     if way.clip_id:
         shown |= _clip(Clip(story.run_dir / "clips", way.clip_id), scores, limits.min_av_confidence)
     else:
-        shown |= _source(way, rows)
+        shown |= _source(story.run_dir, way, rows)
     decided = [("decided by", words.STAGES.get(way.last, way.last))] if way.reason else []
     seconds = sum(float(row["seconds"] or 0) for row in rows.values())
     shown["facts"] = [*decided, *_facts(way, rows), ("work", words.duration(seconds))]
@@ -112,13 +112,13 @@ def _sure(scores: Mapping[str, float | None], least: float) -> bool:
     return confidence is not None and confidence >= least
 
 
-def _source(way: Journey, rows: Mapping[str, Row]) -> dict[str, Any]:
+def _source(run_dir: Path, way: Journey, rows: Mapping[str, Row]) -> dict[str, Any]:
     shown: dict[str, Any] = {"no_picture": "No picture: the file could not be read."}
     facts = ledger.facts(rows["source"]) if "source" in rows else {}
     if "probe" not in facts:
         return shown
     with _missing(shown):
-        sheet = sheet_of_source(Path(facts["path"]), float(facts["probe"]["duration_s"]))
+        sheet = sheet_of_source(run_dir / facts["path"], float(facts["probe"]["duration_s"]))
         if sheet is None:
             return {"no_picture": "No picture of this file can be decoded."}
         name = words.visible(way.source)
