@@ -20,6 +20,7 @@ from dualforce_model.download.lists import read_lists
 from dualforce_model.download.manners import Manners
 from dualforce_model.download.schedule import work_off
 from dualforce_model.store import identity, ledger
+from tasks import working_copy
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage, row_facts
 
@@ -158,15 +159,14 @@ def retry_failed(run: Run, classes: Iterable[str]) -> int:
     for name in classes - {"all"}:
         if name not in CLASSES:
             raise ConfigError(f"--retry-failed: no class {name!r}{near_misses(name, ['all', *CLASSES])}")
-    if not ledger.exists(run.dir, "download"):
-        return 0
-    records, marked = ledger.read(run.dir, "download").to_dict("records"), 0
-    for record in records:
-        if record["status"] == "failed" and (record["reason"] in classes or "all" in classes):
-            record |= {"retry": True, "facts": json.dumps({"tries": 0})}
-            marked += 1
-    if marked:
-        ledger.rewrite(run.dir, "download", records)
+    with working_copy.changed(run, ["download"]):
+        records, marked = ledger.read(run.dir, "download").to_dict("records"), 0
+        for record in records:
+            if record["status"] == "failed" and (record["reason"] in classes or "all" in classes):
+                record |= {"retry": True, "facts": json.dumps({"tries": 0})}
+                marked += 1
+        if marked:
+            ledger.rewrite(run.dir, "download", records)
     return marked
 
 

@@ -14,6 +14,7 @@ from dualforce_model.faces import identity as who
 from dualforce_model.media import Clip
 from dualforce_model.quality import QualityConfig
 from dualforce_model.store import identity, ledger, write_tensors
+from tasks import working_copy
 from tasks.run import Run, RunError
 from tasks.shard import Record
 from tasks.stage import Item, Row, Stage, clip_items, upstream
@@ -90,14 +91,15 @@ def judge_table(rows: pa.Table, thresholds: QualityConfig) -> pa.Table:
 
 def refilter(run: Run) -> pd.DataFrame:
     """New verdicts for every clip from its stored scores under the run's thresholds; nothing is measured again."""
-    if not ledger.exists(run.dir, "quality"):
-        raise RunError(f"{run.dir} has no quality scores yet; run the stage 'quality' first")
-    rows = ledger.table(run.dir, "quality")
-    if lacking := {check.score for check in quality.CHECKS if ledger.SCORE + check.score not in rows.column_names}:
-        raise RunError(
-            f"the clips were measured by another version, without {', '.join(sorted(lacking))}; run quality again"
-        )
-    ledger.rewrite(run.dir, "quality", judge_table(rows, run.config.quality))
+    with working_copy.changed(run, ["quality"]):
+        if not ledger.exists(run.dir, "quality"):
+            raise RunError(f"{run.dir} has no quality scores yet; run the stage 'quality' first")
+        rows = ledger.table(run.dir, "quality")
+        if lacking := {check.score for check in quality.CHECKS if ledger.SCORE + check.score not in rows.column_names}:
+            raise RunError(
+                f"the clips were measured by another version, without {', '.join(sorted(lacking))}; run quality again"
+            )
+        ledger.rewrite(run.dir, "quality", judge_table(rows, run.config.quality))
     return ledger.read(run.dir, "quality")
 
 

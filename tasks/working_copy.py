@@ -83,8 +83,6 @@ def changed(run: Run, stages: Sequence[str]) -> Iterator[Remote | None]:
             _pull(run, remote, STAGES)
         yield remote
         if remote is not None:
-            if (run.dir / deny.NAME).exists():
-                remote.write(deny.NAME, run.dir / deny.NAME)
             for stage in stages:
                 remote.push(run.dir, stage)
 

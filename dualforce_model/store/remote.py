@@ -95,6 +95,10 @@ class Remote:
         found = self._list(f"files/{folder}".rstrip("/"), None if folder else 1)
         return {name.removeprefix("files/"): info["size"] for name, info in found.items()}
 
+    def objects(self) -> list[str]:
+        """The name of every artifact in the store, and of what was set aside as damaged."""
+        return sorted({**self._list("files"), **self._list("damaged")})
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects for good, by their names in the store."""
         with self._open() as (fs, root):
