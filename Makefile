@@ -6,12 +6,12 @@ RUN    ?= runs/demo
 INPUT  ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint docs install bench clean
+.PHONY: demo test lint docs install browser bench clean
 
 demo: install                ## run the whole chain on rendered clips, or on INPUT=folder
 	$(BIN)/dualforce demo --run-dir "$(RUN)" $(if $(INPUT),--input "$(INPUT)")
 
-test: install lint docs      ## everything that CI checks; two files at a time
+test: install browser lint docs  ## everything that CI checks; two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
@@ -35,6 +35,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -c 'import cv2' || { apt-get update -qq && apt-get install -y -qq libgl1 libglib2.0-0; }
 	$(BIN)/python -c 'import cv2, mediapipe'
 	touch $@
+
+browser:                     ## for the tests of the page; the shell alone installs in a third of the time of chromium
+	for name in chromium-headless-shell chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell
 
 clean:                       ## remove the environment; runs stay
 	rm -rf $(VENV) build *.egg-info

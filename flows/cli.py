@@ -16,7 +16,7 @@ from rich.table import Table
 from dualforce_model import __version__
 from dualforce_model.config import ConfigError
 from dualforce_model.errors import BadInput, Rejected
-from flows import download, server, weights
+from flows import download, serve, server, weights
 
 app = typer.Typer(
     name="dualforce",
@@ -281,6 +281,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
 
 
 app.add_typer(download.app)  # plan, forget
+app.add_typer(serve.app)  # serve
 app.add_typer(weights.app, name="weights")
 bench = typer.Typer(help="Measure this machine; each prints JSON.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

@@ -1,0 +1,369 @@
+"""Over real sockets: the same frames as offline, plain refusals, and nothing left behind by those who go."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import soxr
+from PIL import Image
+from skimage import data
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from dualforce_model.serve import ServeConfig
+from dualforce_model.serve.app import may_connect
+from dualforce_model.serve.protocol import Sound
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(server, wait):
+    """After every test the usual server is empty again, and its memory too."""
+    yield
+    wait(lambda: (server.health["sessions"], server.health["caches"]) == (0, 0))
+
+
+def test_frames_are_those_of_generate(server, talk, astronaut, speech, drawn):
+    """To the last bit (as png), for the same picture, sound, seed; two at once, each with its own seed."""
+    with talk(server) as one, talk(server) as other:
+        ready = one.start(astronaut, format="png", options={"seed": 3})
+        assert (ready["type"], ready["size"], ready["fps"], ready["sample_rate"]) == ("ready", 96, 25, 16000)
+        other.start(astronaut, format="png", options={"seed": 4, "guidance_audio": 2.0})
+        one.hear(speech, 333)
+        other.hear(speech, 4321)
+        for client in (one, other):
+            client.say("end")
+        assert one.answer() == {"type": "end", "frames": 40, "seconds": 1.6}
+        assert other.answer()["frames"] == 40
+        assert one.closed() == other.closed() == 1000
+    np.testing.assert_array_equal(np.stack(one.frames), drawn(speech, seed=3))
+    np.testing.assert_array_equal(np.stack(other.frames), drawn(speech, seed=4, guidance_audio=2.0))
+    assert one.numbers == [(n, 40 * n) for n in range(40)]
+    assert one.formats == {"PNG"}
+
+
+def test_frames_come_while_sound_is_still_coming_and_no_later_than_promised(server, talk, astronaut, speech):
+    with talk(server) as client:
+        latency = client.start(astronaut)["latency_s"]
+        assert latency < 0.1
+        client.hear(speech[: round((17 / 25 + latency) * 16000) + 1], 320)
+        for _ in range(17):  # would wait for ever if they needed more
+            client.frame()
+        client.say("end")
+        assert client.answer()["frames"] == 20
+    assert client.formats == {"JPEG"}
+
+
+def test_sound_of_any_rate(server, talk, astronaut, speech, drawn):
+    """A browser's microphone has its own rate; the server resamples with a library, piece by piece."""
+    fine = soxr.resample(speech, 16000, 48000)
+    with talk(server) as client:
+        client.start(astronaut, format="png", rate=48000)
+        client.hear(fine, 1920)
+        client.say("end")
+        assert client.answer()["frames"] == 40
+    sound = Sound(48000, ServeConfig())
+    pieces = [sound.take(fine[at : at + 999].tobytes()) for at in range(0, len(fine), 999)] + [sound.rest()]
+    whole = np.concatenate(pieces)
+    np.testing.assert_allclose(whole, soxr.resample(fine, 48000, 16000), atol=1e-6)
+    np.testing.assert_array_equal(np.stack(client.frames), drawn(whole))
+
+
+def test_a_photograph_as_telephones_send_it(server, talk, speech, drawn):
+    """Turned by its EXIF data only."""
+    out = io.BytesIO()
+    image = Image.fromarray(np.rot90(data.astronaut()))
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    image.save(out, "jpeg", quality=95, exif=exif)
+    with talk(server) as client:
+        assert client.start(out.getvalue(), format="png")["type"] == "ready"
+        client.hear(speech)
+        client.say("end")
+        client.answer()
+    upright = drawn(speech)[0].astype(float)
+    assert np.abs(client.frames[0] - upright).mean() < 8
+
+
+def png(width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height)).save(out, "png")
+    return out.getvalue()
+
+
+def crowd() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.hstack([data.astronaut()] * 2)).save(out, "jpeg", quality=95)
+    return out.getvalue()
+
+
+START = json.dumps({"type": "start"})
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "said"),
+    [
+        (["hello"], "bad_message", '"type": "start"'),
+        (["[1]"], "bad_message", '"type": "start"'),
+        (["[" * 100_000], "bad_message", '"type": "start"'),
+        ([b"\x89PNG"], "bad_message", "as JSON text, got bytes"),
+        ([json.dumps({"type": "end"})], "bad_message", "'end'"),
+        ([json.dumps({"type": "start", "rat": 1})], "bad_message", "did you mean 'rate'"),
+        ([json.dumps({"type": "start", "rate": 5})], "bad_message", "8000 to 192000 Hz"),
+        ([json.dumps({"type": "start", "format": "gif"})], "bad_message", "'jpeg', 'png'"),
+        ([START, "no picture"], "bad_message", "as bytes"),
+        ([json.dumps({"type": "start", "options": {"sed": 1}}), b""], "bad_option", "did you mean 'seed'"),
+        ([json.dumps({"type": "start", "options": {"seed": "x"}}), b""], "bad_option", "expected int"),
+        ([json.dumps({"type": "start", "options": {"steps": 2}}), b""], "bad_option", "at most 1 steps"),
+        ([json.dumps({"type": "start", "options": {"threads": 64}}), b""], "bad_option", "'threads'"),
+        ([START, b""], "no_picture", "JPEG, PNG, WEBP"),
+        ([START, b"GIF89a and so on"], "no_picture", "JPEG, PNG, WEBP"),
+        ([START, png(64, 64)[:60]], "no_picture", "cannot read a picture from these bytes"),
+        ([START, png(1, 1)], "no_face", "1x1 pixels"),
+        ([START, png(7072, 7072)], "picture_too_large", "7072 x 7072 pixels, the limit is 50000000"),
+        ([START, bytes(12_000_001)], "picture_too_large", "12000001 bytes, the limit is 12000000"),
+        ([START, crowd()], "several_faces", "2 faces"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refusals_before_anything_heavy(server, talk, messages, reason, said):
+    """One form, a stable reason, a sentence that says what would be accepted; and the socket closes by policy."""
+    with talk(server) as client:
+        for message in messages:
+            client.socket.send(message)
+        error = client.answer()
+        assert (error["type"], error["reason"]) == ("error", reason)
+        assert said in error["message"]
+        assert client.closed() == 1008
+
+
+@pytest.mark.parametrize(
+    ("sound", "reason"),
+    [
+        (b"123", "bad_audio"),
+        (np.full(100, np.nan, np.float32).tobytes(), "bad_audio"),
+        (bytes(4 * 16001), "piece_too_long"),
+        ("hello", "bad_message"),
+        (json.dumps({"type": "end"}), "empty_audio"),
+    ],
+)
+def test_bad_sound_is_refused(server, talk, astronaut, sound, reason):
+    with talk(server) as client:
+        assert client.start(astronaut)["most_samples"] == 16000
+        client.socket.send(sound)
+        assert client.answer()["reason"] == reason
+        assert client.closed() == 1008
+
+
+def test_more_than_the_socket_takes_is_cut_off(server, talk):
+    """Twice the limit of a picture is not even read to its end."""
+    with talk(server) as client:
+        client.say("start")
+        with pytest.raises(ConnectionClosed) as error:
+            client.socket.send(bytes(24_000_001))
+            client.answer()
+        assert error.value.rcvd is None or error.value.rcvd.code == 1009
+
+
+def test_nothing_is_expected_after_the_end(server, talk, astronaut, speech):
+    with talk(server) as client:
+        client.start(astronaut)
+        client.hear(speech)
+        client.say("end")
+        client.hear(speech[:100])
+        assert client.answer()["reason"] == "bad_message"
+
+
+def test_a_full_house_is_said_at_once(server, talk):
+    with talk(server) as one, talk(server) as two:
+        for client in (one, two):
+            client.say("start")  # a seat is taken by whoever connects
+        with talk(server) as third:
+            assert third.answer() == {
+                "type": "error",
+                "reason": "busy",
+                "message": "all 2 sessions of this server are taken; try again later",
+            }
+            assert third.closed() == 1013  # try again later
+        one.socket.close()
+        with talk(server) as third:
+            third.say("end")
+            assert third.answer()["reason"] in ("bad_message", "busy")
+
+
+def test_pages_from_elsewhere_may_not_connect(server, talk, serving):
+    with pytest.raises(InvalidStatus) as error, talk(server, origin="https://evil.example"):
+        pass
+    assert error.value.response.status_code == 403
+    told = json.loads(error.value.response.body)
+    assert told["reason"] == "wrong_origin"
+    assert "evil.example" in told["message"]
+    for origin in ("http://localhost:5173", f"http://{server.name}"):
+        with talk(server, origin=origin) as client:
+            client.say("end")
+            assert client.answer()["reason"] == "bad_message"
+
+
+@pytest.mark.parametrize(
+    ("origin", "may"),
+    [
+        (None, True),  # a program, not a page
+        ("http://127.0.0.1:8000", True),
+        ("http://127.9.9.9", True),
+        ("https://localhost", True),
+        ("http://[::1]:8000", True),
+        ("https://allowed.example", True),
+        ("http://allowed.example", False),
+        ("https://allowed.example:444", False),
+        ("https://sub.allowed.example", False),
+        ("https://localhost.evil.example", False),
+        ("https://127.0.0.1.evil.example", False),
+        ("http://localhost@evil.example", False),
+        ("http://192.168.0.7", False),
+        ("http://[::1", False),
+        ("null", False),  # a file, or a frame in a sandbox
+        ("", False),
+    ],
+)
+def test_which_pages_may_connect(origin, may):
+    assert may_connect(origin, ("https://allowed.example",)) == may
+
+
+def test_a_client_that_vanishes_frees_its_cache_and_harms_nobody(server, talk, wait, astronaut, speech, drawn):
+    long = np.tile(speech, 2)
+    with talk(server) as staying:
+        staying.start(astronaut, format="png")
+        staying.hear(long[:9600])
+        with talk(server) as leaving:
+            leaving.start(astronaut, format="png")
+            leaving.hear(speech)
+            leaving.socket.recv(timeout=60)  # the first frame: in the middle of it
+            assert server.health["caches"] == 2
+            leaving.vanish()
+            wait(lambda: server.health["caches"] == 1)  # counted by weak references to the streams
+            wait(lambda: server.health["sessions"] == 1)
+        staying.hear(long[9600:])
+        staying.say("end")
+        assert staying.answer()["type"] == "end"
+    np.testing.assert_array_equal(np.stack(staying.frames), drawn(long))
+
+
+@pytest.mark.parametrize("when", ["nothing said", "started", "picture sent"])
+def test_a_client_that_vanishes_early_frees_its_seat(server, talk, wait, astronaut, when):
+    with talk(server) as client:
+        wait(lambda: server.health["sessions"] == 1)
+        if when != "nothing said":
+            client.say("start")
+        if when == "picture sent":
+            client.socket.send(astronaut)
+        client.vanish()
+        wait(lambda: server.health["sessions"] == 0)
+
+
+@pytest.fixture(scope="module")
+def strict_server(serving):
+    return serving(idle_seconds=3.0, queue_seconds=0.5, queue_frames=4)
+
+
+def test_one_that_does_not_read_stops_and_then_loses_its_place(strict_server, talk, wait, astronaut, speech):
+    """It can neither fill memory with sound nor with frames; others are served meanwhile; then it is cut off."""
+    sent = 0
+    raw = socket.create_connection(strict_server.name.split(":"))
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # its own kernel would hide a minute of sound
+    with talk(strict_server, max_queue=1, sock=raw) as deaf:
+        deaf.start(astronaut, format="png")
+
+        def send_a_minute():
+            nonlocal sent
+            try:
+                for _ in range(0, 59 * 16000, 1600):
+                    deaf.hear(np.resize(speech, 1600))
+                    sent += 1600
+            except ConnectionClosed:
+                pass
+
+        sending = threading.Thread(target=send_a_minute)
+        sending.start()
+        with talk(strict_server) as other:
+            other.start(astronaut)
+            other.hear(speech)
+            other.say("end")
+            assert other.answer()["frames"] == 40
+        worst = {"waiting_frames": 0, "waiting_seconds": 0.0}
+
+        def gone():
+            health = strict_server.health
+            for stream in health["streams"]:
+                worst.update({key: max(worst[key], stream[key]) for key in worst})
+            return health["caches"] == 0 and health["sessions"] == 0
+
+        wait(gone)
+        assert 1 <= worst["waiting_frames"] <= 4
+        assert 0.2 < worst["waiting_seconds"] <= 0.5
+        sending.join(60)
+        assert sent < 20 * 16000  # the rest never left the client: the server did not read it
+
+
+def test_one_that_says_nothing_is_sent_away(strict_server, talk):
+    with talk(strict_server) as client:
+        assert client.answer() == {
+            "type": "error", "reason": "idle", "message": "nothing came for 3 s (idle_seconds)"
+        }  # fmt: skip
+        assert client.closed() == 1008
+
+
+def test_sound_ends_at_its_limit(serving, talk, astronaut, speech):
+    with talk(serving(generate={"steps": 1, "max_seconds": 1.0})) as client:
+        client.start(astronaut)
+        client.hear(speech[:16000])
+        client.hear(speech[16000:16001])
+        error = client.answer()
+        assert error["reason"] == "too_long"
+        assert "at most 1 s of sound" in error["message"]
+
+
+def test_a_session_ends_at_its_limit(serving, talk, astronaut, speech):
+    """However busy it is."""
+    with talk(serving(session_seconds=2.5)) as client:
+        client.start(astronaut)
+        error = None
+        while error is None:
+            client.hear(speech[:160])
+            try:
+                error = client.answer(0.1)
+            except TimeoutError:
+                continue
+        assert error["reason"] == "session_too_long"
+        assert "at most 2.5 s" in error["message"]
+
+
+def test_health_and_what_a_client_should_know(server):
+    assert server.health == {
+        "status": "ok", "device": "cpu", "sessions": 0, "most_sessions": 2, "caches": 0, "streams": []
+    }  # fmt: skip
+    about = server.get("/about")
+    assert about["limits"]["sound_seconds"] == 600
+    assert about["limits"]["steps"] == about["options"]["steps"] == 1
+    assert about["pictures"] == ["jpeg", "png", "webp"]
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/../config.py", "/%2e%2e/config.py", "/docs", "/openapi.json"])
+def test_the_page_is_all_that_is_served(server, path):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        server.get(path)
+    assert error.value.code == 404
+    assert json.load(error.value)["reason"] == "not_found"
+
+
+def test_the_page_may_load_nothing_from_elsewhere(server):
+    with urllib.request.urlopen(server.url) as answer:
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        page = answer.read().decode()
+    assert "//" not in page
