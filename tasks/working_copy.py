@@ -20,8 +20,8 @@ from dualforce_model.download import deny
 from dualforce_model.features import FEATURES
 from dualforce_model.store import ledger
 from dualforce_model.store.remote import Remote, Stored, StoreError, files_of
-from tasks.config import STAGES
-from tasks.run import MANIFEST, Run, RunError
+from tasks.config import STAGES, RunConfig, RunnerConfig
+from tasks.run import MANIFEST, Run, RunError, lock, open_run
 from tasks.stage import Item, Stage
 
 
@@ -143,3 +143,21 @@ def save(run: Run, remote: Remote | None, stage: str, shard: int, records: list[
         path = ledger.part_path(Path(folder), stage, shard)
         ledger.write_part(Path(folder), stage, shard, records)
         remote.write(str(path.relative_to(folder)), path)
+
+
+def pull(url: str, run_dir: Path, secret: str = "", files: bool = True) -> Run:
+    """Make a run folder of a run in shared storage: its settings and ledgers, and all its files or none. Raises RunError."""
+    config = RunnerConfig(store=url, store_secret=secret)
+    run_dir = run_dir.absolute()
+    with lock(run_dir), said_plainly():
+        if (run_dir / MANIFEST).exists() and open_run(run_dir).config.runner.store != url:
+            raise RunError(f"{run_dir} is not a working copy of {url}; name an empty folder")
+        remote = remote_of(Run(run_dir, RunConfig(runner=config)))
+        assert remote is not None
+        if not remote.read(MANIFEST, run_dir / MANIFEST):
+            raise RunError(f"there is no run at {url}")
+        run = open_run(run_dir)
+        _pull(run, remote, STAGES)
+        if files:
+            remote.fetch(run_dir, _all_files(run, ledger.stages(run_dir)))
+    return run

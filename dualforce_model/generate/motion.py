@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def _stored(path: Path, made_by: Mapping[str, Any]) -> Motion:
             f"{path} has {', '.join(sorted(arrays)) or 'nothing'}; "
             f"a template has {', '.join(TEMPLATE)}, a struct_latents file struct and valid",
         )
-    _same_backend(path, str(facts.get("backend") or "an unknown backend"), made_by)
+    _same_backend(path, str(json.loads(facts.get("dualforce", "{}")).get("backend", "an unknown backend")), made_by)
     return Motion(arrays["struct"].astype(np.float32), arrays["valid"].astype(bool))
 
 

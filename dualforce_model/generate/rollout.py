@@ -74,7 +74,6 @@ class Rollout:
         """Index of the first latent of the next chunk."""
         return self.cache.latent
 
-    @torch.inference_mode()
     def draw(self, audio: Tensor, valid: Tensor, given: Given | None = None) -> tuple[Tensor, Tensor | None]:
         """The next chunk: latents [S,16,C,h,w], normalised, and struct latents [S,C,4,72], standardised.
 
@@ -85,10 +84,12 @@ class Rollout:
         self.commit(video, struct)
         return video, struct
 
+    @torch.inference_mode()
     def begin(self, audio: Tensor, valid: Tensor) -> None:
         """Give the next chunk its sound."""
         self.passes.prepare(audio, valid)
 
+    @torch.inference_mode()
     def denoise(self, given: Given | None = None) -> tuple[Tensor, Tensor | None]:
         """From noise to clean, for the chunk that was begun."""
         sigma_video, sigma_struct = self._levels
@@ -100,6 +101,7 @@ class Rollout:
             sigma_struct = torch.where(given.known, 0.0, sigma_struct)
         return integrate(self.passes.velocity, video, struct, sigma_video, sigma_struct, self.config.order)
 
+    @torch.inference_mode()
     def commit(self, video: Tensor, struct: Tensor | None) -> None:
         """The chunk joins the past, clean or in a little noise of its own; what was drawn is not touched."""
         if self.config.context_sigma:

@@ -5,11 +5,21 @@ from pathlib import Path
 import numpy as np
 import prepared
 import pytest
+import torch
 
 from dualforce_model.generate.talker import Talker
 from dualforce_model.media import Clip
 from dualforce_model.train import TrainConfig
 from dualforce_model.train.loop import train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny models are fastest with one thread, and the machine's other core has work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
