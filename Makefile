@@ -6,12 +6,12 @@ RUN    ?= runs/demo
 INPUT  ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint docs install browser bench clean
+.PHONY: demo test lint docs install browser system bench audit licences clean
 
 demo: install                ## run the whole chain on rendered clips, or on INPUT=folder
 	$(BIN)/dualforce demo --run-dir "$(RUN)" $(if $(INPUT),--input "$(INPUT)")
 
-test: install browser lint docs  ## everything that CI checks; two files at a time
+test: install browser system lint docs  ## everything that CI checks; two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
@@ -39,6 +39,17 @@ $(STAMP): pyproject.toml constraints.txt
 browser:                     ## for the tests of the page; the shell alone installs in a third of the time of chromium
 	for name in chromium-headless-shell chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell
+
+system:                      ## for the tests of a team's server and of the systemd units
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && command -v systemd-analyze >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql systemd; }
+
+audit:                       ## known vulnerabilities of the pinned versions; asks PyPI's vulnerability service
+	test -x .cache/audit/bin/pip-audit || { $(PYTHON) -m venv .cache/audit && .cache/audit/bin/pip install --quiet pip-audit; }
+	.cache/audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
+
+licences: install            ## write docs/licences.md anew
+	sh infra/licences.sh $(BIN)/pip-licenses > docs/licences.md
 
 clean:                       ## remove the environment; runs stay
 	rm -rf $(VENV) build *.egg-info
