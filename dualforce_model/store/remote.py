@@ -30,6 +30,7 @@ from dualforce_model.store.publish import publish, write_json
 T = TypeVar("T")
 AT_ONCE = 8  # transfers
 COPY = "copy.json"  # beside a ledger in a working copy: of which store it is, and which of its files are here
+AGAIN = "run again, and it will be made again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,10 +47,6 @@ class NotInStore(Exception):
 
     def __reduce__(self) -> tuple[type[NotInStore], tuple[str, str]]:
         return type(self), (self.reason, str(self))  # survives the way back from a worker process
-
-
-class _OtherBytes(Exception):
-    """What was fetched is not what the ledger names."""
 
 
 class Stored(NamedTuple):
@@ -143,8 +140,13 @@ class Remote:
             if isinstance(fs, LocalFileSystem):  # alone among them it shows files that are being written
                 with publish(Path(root, name)) as temporary:
                     fs.put_file(str(path), str(temporary))
-            else:
+                return
+            try:
                 fs.put_file(str(path), f"{root}/{name}")
+            except FileNotFoundError as error:
+                if path.exists():  # no bucket of that name
+                    raise StoreError(f"{self.url}: {error}") from error
+                raise
 
     def read(self, name: str, path: Path) -> bool:
         """Publish one object of the store at `path`; False when there is none."""
@@ -166,14 +168,13 @@ class Remote:
                     fs.get_file(key, str(temporary))
                     if digest_file(temporary) == file.sha256:
                         return
-                    raise _OtherBytes
+                    self.write(f"damaged/{file.key}", temporary)
+                    fs.rm_file(key)
+                    raise NotInStore(
+                        "store_damaged", f"{file.name} in {self.url} has other bytes than were put; {AGAIN}"
+                    )
             except FileNotFoundError:
-                reason, what = "store_missing", "is not there"
-            except _OtherBytes:
-                reason, what = "store_damaged", "has other bytes than were put"
-                with contextlib.suppress(FileNotFoundError):  # another machine met it as well
-                    fs.mv(key, f"{root}/damaged/{file.key}")
-        raise NotInStore(reason, f"{file.name} in {self.url} {what}; run again, and it will be made again")
+                raise NotInStore("store_missing", f"{file.name} is not in {self.url}; {AGAIN}") from None
 
     def _ledger(self, stage: str) -> dict[str, str]:
         """Every file of a stage's ledger in the store, with something that changes when it does."""
@@ -218,7 +219,7 @@ class Remote:
         try:
             # the listings of another moment are of no use where other machines write
             yield fsspec.url_to_fs(self.url, **{"use_listings_cache": False, **self.options})
-        except (FileNotFoundError, StoreError, NotInStore, _OtherBytes):
+        except (FileNotFoundError, StoreError, NotInStore):
             raise
         except ImportError as error:
             raise StoreError(f"{self.url}: {error}; for S3: pip install -c constraints.txt -e '.[s3]'") from error
