@@ -292,7 +292,8 @@ class Duo(nn.Module):
         """Text and sound of a window of `frames` latents from `start` [B], as the blocks of a tower read them."""
         sound = self.listen(tower, given, len(start), frames)
         phase = self.sound_phase(tower, start, frames)
-        return Source(*tower.text(given, len(start)), sound, phase, self.config.audio_span)
+        tokens, mask = tower.text(given, len(start))
+        return Source(tokens, mask, sound, phase, self.config.audio_span)
 
     def sound_phase(self, tower: Tower, start: Tensor, frames: int) -> Phase:
         """Phases of the audio features that `frames` latents from `start` [B] hear, for the heads of `tower`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,6 +18,7 @@ from dualforce_model.model.config import ModelConfig
 from dualforce_model.model.dualforce import DualForce
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ROWS = "shard-*.safetensors"  # of the processes of a training
 SHARD_BYTES = 5_000_000_000
 
 
@@ -100,7 +103,10 @@ def from_pretrained(
 
 
 def tensors(folder: Path, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
-    """All weights in a folder, one at a time, from one file or from shards."""
+    """All weights in a folder, one at a time: from one file, from several, or from the rows of several processes."""
+    if parts := sorted(folder.glob(ROWS)):
+        yield from _joined(parts, device)
+        return
     if (folder / INDEX).exists():
         where = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(where.values()))
@@ -112,6 +118,18 @@ def tensors(folder: Path, device: torch.device | str = "cpu") -> Iterator[tuple[
         with safe_open(folder / file, framework="pt", device=str(device)) as shard:
             for name in shard.keys():  # noqa: SIM118  (not a mapping)
                 yield name, shard.get_tensor(name)
+
+
+def _joined(files: list[Path], device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors from files that hold some rows of each (see `train.shards`)."""
+    with ExitStack() as stack:
+        found: dict[str, list[tuple[int, Any]]] = {}
+        for file in files:
+            rows = stack.enter_context(safe_open(file, framework="pt", device=str(device)))
+            for name, about in json.loads(rows.metadata()["DCP_SHARDING_INFO"]).items():
+                found.setdefault(name, []).append((about["saved_offsets"][0], rows))
+        for name, parts in found.items():
+            yield name, torch.cat([rows.get_tensor(name) for _, rows in sorted(parts, key=lambda part: part[0])])
 
 
 __all__ = ["ConfigError", "WeightsError", "from_pretrained", "read_config", "save_pretrained", "tensors"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from dualforce_model.configs.shape import ModelConfig
@@ -62,5 +63,6 @@ def loader(
         collate_fn=collate,
         num_workers=config.workers,
         pin_memory=pin,
+        generator=torch.Generator(),  # its own, so that beginning again moves no state that checkpoints hold
         **options,
     )

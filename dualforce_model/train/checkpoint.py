@@ -1,11 +1,12 @@
 """Checkpoint folders: written whole or not at all, checked when read, pruned without ever losing the last good one.
 
 step-000300/
-    model/ ema/            weights and config of the model, and their moving average (what generation loads)
-    optimiser.safetensors  first and second moments and step of each parameter
-    dataset.json           identity, statistics, provenance and size of the data: what generation needs of it
-    state.json             step, training config, code version
-    COMPLETE               size and digest of every file above; written last
+    model/ ema/      weights and config of the model, and their moving average (what generation loads)
+    optimiser/       first and second moments of each parameter
+    rng/             states of torch's random generators, one file per process
+    dataset.json     identity, statistics, provenance and size of the data: what generation needs of it
+    state.json       step, place in the order of windows, training config, code version
+    COMPLETE         size and digest of every file above; written last
 latest -> step-000300      moved after the folder stands
 """
 
@@ -15,16 +16,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from dualforce_model.errors import BadInput
 from dualforce_model.store import digest_file
 
-FORMAT = 1
+FORMAT = 2
 MARKER = "COMPLETE"
 LATEST = "latest"
+DIGESTS = 4  # files that are hashed at once
 WRITING, REMOVING = ".writing-", ".removing-"
 
 
@@ -41,19 +44,40 @@ def folders(root: Path) -> list[Path]:
     return sorted((p for p in root.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step_of)
 
 
+Facts = dict[str, dict[str, Any]]  # of each file: bytes and sha256
+
+
+def unfinished(root: Path, step: int) -> Path:
+    """Where the files of checkpoint `step` are written before it is published."""
+    return root / f"{WRITING}{name_of(step)}"
+
+
+def facts(folder: Path, names: Iterable[str]) -> Facts:
+    """Size and digest of files that were just written, which are on the disk when this returns."""
+    found: Facts = {}
+    for name in sorted(names):
+        path = folder / name
+        _sync(path)
+        found[name] = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+    return found
+
+
 def write(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
     """Publish checkpoint `step`: `fill` writes into an empty folder, which then gets its marker and its name."""
-    final, temporary = root / name_of(step), root / f"{WRITING}{name_of(step)}"
+    temporary = unfinished(root, step)
     root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     fill(temporary)
-    files = sorted(p for p in temporary.rglob("*") if p.is_file())
-    for file in files:
-        _sync(file)
-    facts = {str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": digest_file(p)} for p in files}
+    names = [str(p.relative_to(temporary)) for p in temporary.rglob("*") if p.is_file()]
+    return publish(root, step, facts(temporary, names))
+
+
+def publish(root: Path, step: int, whole: Facts) -> Path:
+    """Give the files of checkpoint `step`, which are all on the disk, their marker and their name; `latest` follows."""
+    final, temporary = root / name_of(step), unfinished(root, step)
     marker = temporary / MARKER
-    marker.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    marker.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for path in (marker, *(p for p in temporary.rglob("*") if p.is_dir()), temporary):
         _sync(path)
     if final.exists():  # it was found damaged, or belongs to a run that was told to start again
@@ -71,12 +95,16 @@ def write(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder; None when every file is what its marker says."""
     try:
-        facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        for name, fact in facts.items():
-            path = folder / name
-            if not path.is_file():
+        whole: Facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        for name, fact in whole.items():
+            if not (folder / name).is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != fact["bytes"] or digest_file(path) != fact["sha256"]:
+            if (folder / name).stat().st_size != fact["bytes"]:
+                return f"{name} is not what was written"
+        with ThreadPoolExecutor(DIGESTS) as pool:  # hashing leaves the interpreter to others
+            digests = dict(zip(whole, pool.map(digest_file, [folder / name for name in whole]), strict=True))
+        for name, fact in whole.items():
+            if digests[name] != fact["sha256"]:
                 return f"{name} is not what was written"
     except FileNotFoundError:
         return f"no {MARKER} marker: it was not written to the end"
@@ -123,8 +151,7 @@ def prune(root: Path, keep: int, every: int) -> None:
     """Keep the newest whole checkpoint and, of those at multiples of `every` steps before it, the last `keep` - 1.
 
     One that a stopped run saved off that beat goes with the next, so that an interrupted run ends with the same folders
-    as an undisturbed one. A folder without its marker counts for nothing: the last good checkpoint never goes. What
-    killed processes left behind is removed too.
+    as an undisturbed one. A folder without its marker counts for nothing: the last good checkpoint never goes.
     """
     whole = [folder for folder in folders(root) if (folder / MARKER).exists()]
     on_beat = [folder for folder in whole[:-1] if step_of(folder) % every == 0]
@@ -132,6 +159,10 @@ def prune(root: Path, keep: int, every: int) -> None:
     for folder in whole:
         if folder not in kept:
             remove(folder)
+
+
+def clean(root: Path) -> None:
+    """Remove what killed processes left behind. Only while nobody writes here."""
     for left in (*root.glob(f"{WRITING}*"), *root.glob(f"{REMOVING}*")):
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
 

@@ -18,11 +18,11 @@ from dualforce_model.configs.shape import ABLATIONS, ModelConfig, ablation, pres
 class OptimiserConfig:
     """AdamW with warm-up and cosine, both counted in optimiser steps."""
 
-    lr: float = 2e-3
+    lr: float = 2e-3  # the highest
     final_lr: float = 0.05  # of `lr`, at the last step
-    warmup: int = 20
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
+    warmup: int = 20  # steps up to it
+    betas: tuple[float, float] = (0.9, 0.99)  # decay of the two moments
+    eps: float = 1e-8  # of the division by the second
     weight_decay: float = 0.01  # of matrices; norms, biases and tables have none
     clip: float = 1.0  # largest norm of the whole gradient
 
@@ -53,19 +53,19 @@ class TrainConfig:
     stage: Literal["video", "joint", "few_step"] = "joint"
     # weights to begin with: a checkpoint or a folder of them (relative to the run folder), or in a run another stage
     start_from: str | None = None
-    preset: str = "tiny"
+    preset: str = "tiny"  # the model's size: tiny, small, mova_lite, mova_lite_slim, mova_lite_wan
     ablation: str | None = None  # a named experiment of configs/ablations.yaml
     # how far from the reference the video is taken to lie (model.precondition): small for minutes of training, whose
     # pictures then stay close to the reference; 0.1 and more where there is time to learn motion; null: not used
     reference_spread: float | None = 0.02
     model: dict[str, Any] = field(default_factory=dict)  # keys of ModelConfig on top of the preset, dotted or nested
-    steps: int = 300
+    steps: int = 300  # optimiser steps
     batch: int = 8  # windows per optimiser step, all processes together
     frames: int = 5  # latents per window
     # longer windows: (latents, windows per step) for clips that are at least as long; each step has one length
     buckets: tuple[tuple[int, int], ...] = ()
     first_share: float = 0.25  # windows that start at the clip's first latent, as generation does
-    seed: int = 0
+    seed: int = 0  # of fresh weights, the order of windows and all noise
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     drops: DropRates = field(default_factory=DropRates)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -76,21 +76,26 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     # a step whose loss is no number, or `spike` times the running mean: stop, or leave the weights as they are and go on
     on_spike: Literal["stop", "skip"] = "stop"
-    spike: float = 10.0
+    spike: float = 10.0  # so many times the running mean is a spike
 
-    checkpoint_every: int = 100
+    checkpoint_every: int = 100  # steps
     keep: int = 2  # newest checkpoints that stay
-    log_every: int = 1
-    validate_every: int = 0  # 0: never
-    validate_windows: int = 16
+    log_every: int = 1  # steps; a step that was not applied is always logged
+    validate_every: int = 0  # steps; 0: never
+    validate_windows: int = 16  # of held-out people, the same ones each time
     sample_every: int = 0  # pictures of held-out people, generated and original; 0: never
     sample_steps: int = 8  # denoising steps per latent of them
     norms_every: int = 0  # gradient norm of each loss term by itself, at the cost of a step each; 0: never
     workers: int = 0  # loader processes per training process
+    accumulate: int = 1  # pieces that a process's share of a batch is computed in, one after the other
+    # neighbouring processes that share each window (Ulysses); must divide heads, tokens and processes
+    sequence: int = 1
+    compile: bool = False  # blocks, for a GPU
     on_mismatch: Literal["refuse", "restart", "adopt"] = "refuse"  # checkpoints of other data or config in the way
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "frames", "checkpoint_every", "keep", "log_every", "threads", "sample_steps"):
+        counts = ("steps", "batch", "frames", "checkpoint_every", "keep", "log_every", "threads", "sample_steps")
+        for name in (*counts, "accumulate", "sequence"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
@@ -167,8 +172,11 @@ class FewStepTraining(TrainConfig):
 # keys that may change between a run and its resumption: they decide no weight
 OPERATIONAL = (
     "checkpoint_every", "keep", "log_every", "validate_every", "validate_windows", "sample_every", "sample_steps",
-    "norms_every", "workers", "on_mismatch",
+    "norms_every", "workers", "accumulate", "sequence", "compile", "on_mismatch",
 )  # fmt: skip
+
+
+APART = (*OPERATIONAL, "start_from")
 
 
 def lineage(config: TrainConfig) -> dict[str, Any]:
@@ -176,4 +184,4 @@ def lineage(config: TrainConfig) -> dict[str, Any]:
 
     The place of the checkpoint that it started from may change; which one it was is in lineage.json (`train.start`).
     """
-    return {key: value for key, value in strict.to_dict(config).items() if key not in (*OPERATIONAL, "start_from")}
+    return {key: value for key, value in strict.to_dict(config).items() if key not in APART}

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from dualforce_model.config import ConfigError
 from dualforce_model.data import Dataset, Sample
-from dualforce_model.diffusion import Terms, generator_for
-from dualforce_model.model import DualForce
-from dualforce_model.train import checkpoint
+from dualforce_model.diffusion import Terms, decile_means, generator_for, gradient_norms
+from dualforce_model.model.fresh import fresh_weights
+from dualforce_model.train import checkpoint, start
 from dualforce_model.train.batches import loader
 from dualforce_model.train.config import TrainConfig
+from dualforce_model.train.heed import Signals, sole_writer
 from dualforce_model.train.log import Log
 from dualforce_model.train.objective import Objective, model_config
 from dualforce_model.train.optimiser import Ema, adamw, learning_rate
+from dualforce_model.train.parallel import Parallel, averaged, fill
+from dualforce_model.train.samples import Sampler
+from dualforce_model.train.saver import Saver
 from dualforce_model.train.state import TrainState, count, objections, refuse, written_by_this_code
+from dualforce_model.train.throughput import Throughput
 from dualforce_model.train.validate import validation_terms
-
-
-class DivergedError(RuntimeError):
-    """The loss or its gradient is no number any more; the message names step and clips."""
+from dualforce_model.train.watch import DivergedError, Watch
 
 
 @dataclass(frozen=True)
@@ -47,220 +43,294 @@ class Outcome:
     checkpoint: Path
 
 
+@dataclass
+class Done:
+    """A step as all processes together saw it."""
+
+    terms: dict[str, float]  # `loss` and `loss_<term>`
+    deciles: dict[str, list[float]]
+    norm: float
+    windows: int  # of the global batch
+    frames: int  # latents of each
+    wrong: str | None = None  # why the weights stayed as they were
+    stop: bool = False  # somebody was told to stop
+    written: bool = False  # all files of the pending checkpoint are on disk
+    skipped: int = 0  # unreadable windows that others stood in for
+    norms: dict[str, float] = field(default_factory=dict)  # of each term's own gradient
+    clips: list[str] = field(default_factory=list)  # of the batch, where something was wrong
+
+
 def train(
     config: TrainConfig, run_dir: Path, out: Path, say: Callable[[str], None] = print, supervised: bool = False
 ) -> Outcome:
     """Train on the run folder `run_dir` into the checkpoint folder `out`, going on from what is there.
 
     `supervised`: standard input is a pipe held by whoever started us; when it closes, that process is gone and we stop.
-    Raises BadInput (no dataset, another run's checkpoints), ConfigError and DivergedError.
+    Raises BadInput (no dataset, another run's checkpoints), ConfigError, DivergedError, and SaveError when a checkpoint
+    can't be written.
     """
     torch.set_num_threads(config.threads)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # said aloud: without it several CPU processes would not find each other
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if accelerator.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-    with _sole_writer(out, accelerator.is_main_process, say), _Signals(supervised) as signals:
-        accelerator.wait_for_everyone()  # nobody looks for a checkpoint while another run may still write one
-        return _Run(config, run_dir, out, accelerator, say if accelerator.is_main_process else _silent).go(signals)
+    parallel = Parallel(accelerator, config.sequence, config.precision == "bf16")
+    with sole_writer(out, parallel.main, say), Signals(supervised) as signals:
+        if parallel.main:
+            checkpoint.clean(out)
+        parallel.wait()  # nobody looks for a checkpoint while another run may still write one
+        return _Run(config, run_dir, out, parallel, say if parallel.main else _silent).go(signals)
 
 
 class _Run:
-    def __init__(
-        self, config: TrainConfig, run_dir: Path, out: Path, accelerator: Accelerator, say: Callable[[str], None]
-    ):
-        self.config, self.out, self.accelerator, self.say = config, out, accelerator, say
+    def __init__(self, config: TrainConfig, run_dir: Path, out: Path, parallel: Parallel, say: Callable[[str], None]):
+        self.config, self.run_dir, self.out, self.parallel, self.say = config, run_dir, out, parallel, say
         self.dataset = Dataset.open(run_dir)
+        self._share_evenly()
         torch.manual_seed(config.seed)
         self.shape = model_config(config, self.dataset.card)
-        model = DualForce(self.shape).to(accelerator.device)
+        found = self._to_go_on_from()
+        model = parallel.build(self.shape, config.compile)
+        if found is None:
+            self._begin(model)
         self.state = TrainState(model, Ema(model, config.ema), adamw(model, config.optimiser))
-        self._resume()
-        # wrapped after loading, so that every process starts from the same weights by itself
-        self.wrapped, self.optimiser = accelerator.prepare(model, self.state.optimiser)
-        self.objective = Objective(config, self.dataset.card, accelerator.device)
+        self.watch = Watch(config)
+        self.state.extra = {"watch": self.watch.state()}
+        if found is not None:
+            self.state.load(found, parallel)
+            self.watch.load(self.state.extra["watch"])
+            other = "" if written_by_this_code(found) else ", which was written by other code: not bit for bit"
+            say(f"going on from {found}{other}")
+        self.wrapped = parallel.wrap(model)
+        teacher = start.teacher(config, run_dir, parallel.device) if config.stage == "few_step" else None
+        self.objective = Objective(config, self.dataset.card, parallel.device, teacher)
+        self.saver = Saver(out, parallel, config.keep, config.checkpoint_every)
+        self.sampler = Sampler(config, self.dataset, self.shape, out) if config.sample_every and parallel.main else None
+        self.throughput = Throughput(self.shape, self.dataset.card, parallel.world, parallel.device)
         self.named: set[str] = set()  # unreadable clips that were reported
 
-    def _resume(self) -> None:
-        found = checkpoint.newest(self.out, self.say)
-        wrong = objections(found, self.config, self.dataset.card) if found else []
-        if found and wrong:
-            if self.config.on_mismatch == "refuse":
-                raise refuse(found, wrong)
-            self.say(f"{found} belongs to another run ({'; '.join(wrong)}): {self.config.on_mismatch}")
-            if self.config.on_mismatch == "restart":
-                self.accelerator.wait_for_everyone()  # nobody looks any more
-                if self.accelerator.is_main_process:
-                    checkpoint.clear(self.out)
-                found = None
-        if found:
-            self.state.load(found)
-            other = "" if written_by_this_code(found) else ", which was written by other code: not bit for bit"
-            self.say(f"going on from {found}{other}")
+    def _share_evenly(self) -> None:
+        config, processes = self.config, self.parallel.data_world
+        for size in (config.batch, *(windows for _, windows in config.buckets)):
+            if size % (processes * config.accumulate):
+                raise ConfigError(
+                    f"a batch of {size} windows can't be shared evenly by {processes} processes in {config.accumulate} "
+                    "pieces each: change batch, buckets, accumulate or the number of processes"
+                )
 
-    def go(self, signals: _Signals) -> Outcome:
-        config, state = self.config, self.state
+    def _to_go_on_from(self) -> Path | None:
+        """The checkpoint that this run continues. The first process looks, so that all agree."""
+        config, parallel = self.config, self.parallel
+        found: Path | None = parallel.gathered(checkpoint.newest(self.out, self.say) if parallel.main else None)[0]
+        if found is None:
+            return None
+        wrong = objections(found, config, self.dataset.card) + start.objections(config, self.run_dir, self.out)
+        if not wrong:
+            return found
+        if config.on_mismatch == "refuse":
+            raise refuse(found, wrong)
+        self.say(f"{found} belongs to another run ({'; '.join(wrong)}): {config.on_mismatch}")
+        if config.on_mismatch == "adopt":
+            return found
+        parallel.wait()  # nobody looks any more
+        if parallel.main:
+            checkpoint.clear(self.out)
+        return None
+
+    def _begin(self, model: torch.nn.Module) -> None:
+        """Fresh weights, every one a function of the seed and its name; those of another stage in their place."""
+        seed = self.config.seed
+        fill(model, fresh_weights(model, lambda name: generator_for("weights", seed, name), "cpu"))  # type: ignore[arg-type]
+        expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+        origin = start.begin(self.config, self.run_dir, self.dataset.card, expected, self.say)
+        fill(model, origin.weights)
+        if self.parallel.main:
+            start.write(self.out, origin.lineage)
+
+    def go(self, signals: Signals) -> Outcome:
+        config, state, parallel = self.config, self.state, self.parallel
         self.say(
             f"training {config.preset} ({count(state.model):,} parameters) on {len(self.dataset.clips['train'])} clips,"
-            f" steps {state.step + 1}..{config.steps}, {self.accelerator.num_processes} process(es), "
-            f"{self.accelerator.device.type}"
+            f" steps {state.step + 1}..{config.steps}, {parallel}"
         )
-        log = Log(self.out, state.step) if self.accelerator.is_main_process else None
+        log = Log(self.out, state.step, self.say) if parallel.main else None
         clock = time.perf_counter()
         stopped = False
-        for batch in self._batches():
+        for parts in self._batches():
             waited = time.perf_counter() - clock
             rate = learning_rate(config.optimiser, state.step, config.steps)
-            terms, norm = self._step(batch, rate)
-            row = self._together({**terms, "skipped": float(len(batch["skipped"])), "stop": float(signals.caught)})
-            stopped = row.pop("stop") > 0
-            skipped = round(row.pop("skipped") * self.accelerator.num_processes)
+            done = self._step(parts, rate, signals)
+            stopped = done.stop
             now = time.perf_counter()
-            if log and (state.step % config.log_every == 0 or state.step == config.steps):
-                line = {"step": state.step, **row, "grad_norm": norm, "lr": rate, "skipped": skipped}
-                log.add(**line, seconds=round(now - clock, 4), data_seconds=round(waited, 4))
-                self.say(json.dumps(line))
+            if log and (state.step % config.log_every == 0 or state.step == config.steps or done.wrong):
+                line = _line(state.step, done, rate)
+                figures = self.throughput.numbers(done.windows, done.frames, now - clock)
+                log.add(**line, seconds=round(now - clock, 4), data_seconds=round(waited, 4), **figures)
+                self.say(json.dumps({name: value for name, value in line.items() if not isinstance(value, list)}))
             clock = now
-            if config.validate_every and state.step % config.validate_every == 0:
-                self._validate(log)
+            self._after_step(log)
+            if done.written:
+                self.saver.finish()
             if state.step % config.checkpoint_every == 0 or state.step == config.steps or stopped:
                 self._save(log)
             if stopped:
                 break
+        self.saver.finish()
         if log:
             log.close()
+        parallel.wait()
         kept = self.out / checkpoint.name_of(state.step)
         return Outcome("stopped" if stopped and state.step < config.steps else "finished", state.step, kept)
 
-    def _step(self, batch: Sample, rate: float) -> tuple[dict[str, Tensor], float]:
-        """One optimiser step; the terms of this process's loss and the norm of everybody's gradient."""
-        state, accelerator = self.state, self.accelerator
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        for clip_id, message in batch["skipped"]:
-            if clip_id not in self.named:
-                self.named.add(clip_id)
-                print(f"clip {clip_id} is skipped in training: {message}", flush=True)
-        generator = generator_for("noise", self.config.seed, state.step, accelerator.process_index)
-        found = self.objective(self.wrapped, batch, generator)
-        accelerator.backward(found.total)
-        # the norm is of all processes' gradient, so they all agree on what follows
-        norm = float(accelerator.clip_grad_norm_(state.model.parameters(), self.config.optimiser.clip))
-        if not math.isfinite(norm):
-            raise DivergedError(
-                f"the gradient of step {state.step + 1} is not finite (losses of this process: "
-                f"{ {name: float(value) for name, value in found.terms.items()} }); its clips: "
-                f"{', '.join(sorted(set(gather_object(batch['clip_id']))))}. The last checkpoint is from before it."
+    def _batches(self) -> Iterator[list[Sample]]:
+        """The pieces of this process's share of every global batch, from the next step on."""
+        config, parallel = self.config, self.parallel
+        pieces = iter(
+            loader(
+                self.dataset,
+                config,
+                self.shape,
+                range(self.state.step, config.steps),
+                parallel.data_rank,
+                parallel.data_world,
+                config.accumulate,
+                pin=parallel.device.type == "cuda",
             )
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        state.ema.update(state.model, state.step)
-        state.step += 1
-        return _named(found), norm
-
-    def _batches(self) -> DataLoader[Sample]:
-        """The share of this process in every global batch from the next step on."""
-        accelerator, config = self.accelerator, self.config
-        return loader(
-            self.dataset,
-            config,
-            self.shape,
-            range(self.state.step, config.steps),
-            accelerator.process_index,
-            accelerator.num_processes,
-            pin=accelerator.device.type == "cuda",
         )
+        for first in pieces:
+            yield [first, *(next(pieces) for _ in range(config.accumulate - 1))]
+
+    def _step(self, parts: Sequence[Sample], rate: float, signals: Signals) -> Done:
+        """One optimiser step on the pieces of this process's share."""
+        state, config, parallel = self.state, self.config, self.parallel
+        self._name_skipped(parts)
+        prepared, first = [], parallel.data_rank * sum(len(part["clip_id"]) for part in parts)
+        for part in parts:
+            # what a window meets is a function of its place in the global batch, so any number of processes agrees
+            places = range(first, first := first + len(part["clip_id"]))
+            keys = [generator_for("noise", config.seed, state.step, n, device=parallel.device) for n in places]
+            prepared.append(self.objective.prepare(part, keys))
+        counts = parallel.total(sum(p.counts for p in prepared[1:]) + prepared[0].counts) / parallel.data_world
+        found: list[Terms] = []
+        norms: dict[str, float] = {}
+        for n, one in enumerate(prepared):
+            with parallel.part_of_step(self.wrapped, last=n + 1 == len(prepared)):
+                with parallel.autocast():
+                    terms = self.objective(self.wrapped, one, counts)
+                if self._norms_due():
+                    norms = gradient_norms(terms.terms, state.model.parameters())
+                terms.total.backward()  # type: ignore[no-untyped-call]
+            found.append(Terms(terms.total.detach(), {k: v.detach() for k, v in terms.terms.items()}, terms.deciles))
+        norm = parallel.clip(state.model.parameters(), config.optimiser.clip)
+        done = self._together(found, norm, parts, signals)
+        done.norms = norms
+        done.wrong = self.watch.judge(done.terms["loss"], done.norm)
+        if done.wrong:
+            self._refuse_step(done, parts)
+        else:
+            for group in state.optimiser.param_groups:
+                group["lr"] = rate
+            state.optimiser.step()
+            state.ema.update(state.model, state.updates)
+            state.updates += 1
+        state.optimiser.zero_grad(set_to_none=True)
+        state.step += 1
+        return done
+
+    def _together(self, found: list[Terms], norm: Tensor, parts: Sequence[Sample], signals: Signals) -> Done:
+        """What all processes found in a step, in one exchange."""
+        parallel, names, streams = self.parallel, list(found[0].terms), list(found[0].deciles)
+        losses = torch.stack([torch.stack([one.total, *one.terms.values()]) for one in found]).sum(0)
+        deciles = torch.stack([torch.stack(list(one.deciles.values())) for one in found]).sum(0)
+        flags = [sum(len(part["skipped"]) for part in parts), signals.caught, self.saver.ready]
+        mine = torch.cat([losses.double(), deciles.flatten().double(), losses.new_tensor(flags).double()])
+        whole = parallel.total(mine)
+        means = (whole[: len(losses)] / parallel.data_world).tolist()
+        tenths = whole[len(losses) : -len(flags)].reshape(len(streams), 2, -1)
+        skipped, stop, ready = whole[-len(flags) :].tolist()
+        return Done(
+            terms={"loss": means[0]} | {f"loss_{name}": value for name, value in zip(names, means[1:], strict=True)},
+            deciles={name: decile_means(sums).tolist() for name, sums in zip(streams, tenths, strict=True)},
+            norm=float(norm),
+            windows=sum(len(part["clip_id"]) for part in parts) * parallel.data_world,
+            frames=parts[0]["video"].shape[2],
+            stop=stop > 0,
+            written=ready * parallel.sequence >= parallel.world,
+            skipped=round(skipped),
+        )
+
+    def _refuse_step(self, done: Done, parts: Sequence[Sample]) -> None:
+        """The weights stay as they are: say whose clips these were, and stop if the policy says so."""
+        mine = [clip for part in parts for clip in part["clip_id"]]
+        done.clips = sorted({clip for some in self.parallel.gathered(mine) for clip in some})
+        what = f"step {self.state.step + 1}: {done.wrong}; its clips: {', '.join(done.clips)}"
+        if self.watch.stops:
+            self.saver.finish()
+            raise DivergedError(f"{what}. The last checkpoint is from before it.")
+        self.say(f"skipped {what}")
+
+    def _norms_due(self) -> bool:
+        every = self.config.norms_every
+        alone = self.parallel.world == 1 and not self.parallel.sharded and self.config.accumulate == 1
+        return bool(every) and alone and (self.state.step + 1) % every == 0
+
+    def _after_step(self, log: Log | None) -> None:
+        """Validation and pictures, when they are due."""
+        config, step = self.config, self.state.step
+        if config.validate_every and step % config.validate_every == 0:
+            self._validate(log)
+        if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
+            model = self.state.averaged_model(self.parallel)
+            if log and self.sampler and model:
+                log.picture(step, self.sampler.write(model, step))
+            self.parallel.wait()
 
     def _validate(self, log: Log | None) -> None:
         """Loss of the averaged weights on held-out identities: the same windows and the same noise every time."""
-        clips, config, accelerator = self.dataset.clips["val"], self.config, self.accelerator
+        clips, parallel, state = self.dataset.clips["val"], self.parallel, self.state
         if not clips:
             return
 
         def terms_of(batch: Sample, generator: torch.Generator) -> dict[str, Tensor]:
-            return _named(self.objective(self.state.model, batch, generator))
+            prepared = self.objective.prepare(batch, [generator])
+            with parallel.autocast():
+                found = self.objective(state.model, prepared)
+            return {"loss": found.total} | {f"loss_{name}": value for name, value in found.terms.items()}
 
-        with self.state.ema.in_place_of(self.state.model):
+        with averaged(state.model, state.ema.weights):
             mine = validation_terms(
-                clips, self.dataset.card, config, self.shape, terms_of,
-                accelerator.process_index, accelerator.num_processes,
-            )  # fmt: skip
-        row = self._together(mine)
+                clips, self.dataset.card, self.config, self.shape, terms_of, parallel.data_rank, parallel.data_world
+            )
+        means = (parallel.total(torch.stack(list(mine.values()))) / parallel.data_world).tolist()
         if log:
-            log.add(step=self.state.step, **{f"val_{name}": value for name, value in row.items()})
-
-    def _together(self, terms: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """The mean of each term over the processes."""
-        mine = torch.stack(
-            [torch.as_tensor(v, dtype=torch.float32, device=self.accelerator.device).detach() for v in terms.values()]
-        )
-        return dict(zip(terms, self.accelerator.reduce(mine, "mean").tolist(), strict=True))
+            log.add(step=state.step, **{f"val_{name}": value for name, value in zip(mine, means, strict=True)})
 
     def _save(self, log: Log | None) -> None:
+        """Begin a checkpoint; training goes on while it is written."""
         if log:
             log.sync()
-            checkpoint.write(
-                self.out, self.state.step, lambda folder: self.state.save(folder, self.config, self.dataset.card)
-            )
-            checkpoint.prune(self.out, self.config.keep, self.config.checkpoint_every)
-        self.accelerator.wait_for_everyone()
+        state, parallel = self.state, self.parallel
+        state.extra = {"watch": self.watch.state()}
+        texts = state.texts(self.config, self.dataset.card, parallel)
+        self.saver.begin(state.step, state.files(parallel), texts)
+        if state.step == self.config.steps:
+            self.saver.finish()
+
+    def _name_skipped(self, parts: Sequence[Sample]) -> None:
+        for clip_id, message in (skip for part in parts for skip in part["skipped"]):
+            if clip_id not in self.named:
+                self.named.add(clip_id)
+                print(f"clip {clip_id} is skipped in training: {message}", flush=True)
 
 
-def _named(found: Terms) -> dict[str, Tensor]:
-    """What the log calls a step's loss and its terms."""
-    return {"loss": found.total} | {f"loss_{name}": value for name, value in found.terms.items()}
-
-
-class _Signals:
-    """Notes, without breaking a step, that it is time to go: SIGTERM, or whoever started us is gone."""
-
-    def __init__(self, supervised: bool):
-        self._asked, self._supervised, self._launcher = False, supervised, os.getppid()
-
-    def __enter__(self) -> _Signals:
-        self._before = signal.signal(signal.SIGTERM, self._ask)
-        if self._supervised:
-            threading.Thread(target=self._wait_for_end_of_input, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-
-    def _wait_for_end_of_input(self) -> None:
-        while os.read(0, 4096):
-            pass
-        self._asked = True
-
-    @property
-    def caught(self) -> bool:
-        launched = "LOCAL_RANK" in os.environ  # then the parent is the launcher
-        return self._asked or (launched and os.getppid() != self._launcher)
-
-
-@contextmanager
-def _sole_writer(out: Path, main: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """One run at a time writes into `out`; a second one waits for the first (its orphans, perhaps) to end."""
-    if not main:
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            say(f"waiting: process {lock.read().strip()} is training into {out}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+def _line(step: int, done: Done, rate: float) -> dict[str, Any]:
+    """A step as the log has it."""
+    line: dict[str, Any] = {"step": step, **done.terms, "grad_norm": done.norm, "lr": rate, "skipped": done.skipped}
+    line |= {f"deciles_{name}": means for name, means in done.deciles.items()}
+    line |= {f"norm_{name}": value for name, value in done.norms.items()}
+    return line | ({"spike": done.wrong, "clips": done.clips} if done.wrong else {})
 
 
 def _silent(message: str) -> None:

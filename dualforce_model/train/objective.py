@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dualforce_model.data import Sample
-from dualforce_model.diffusion import Batch, Terms, training_terms
+from dualforce_model.diffusion import Batch, Draw, Terms, draw_each, learned, terms_of
+from dualforce_model.diffusion.few_step import taught
+from dualforce_model.diffusion.step import Targets
 from dualforce_model.features.flame import CAMERA, EXPRESSION
 from dualforce_model.model import Conditions, DualForce, ModelConfig
 from dualforce_model.train.config import TrainConfig
@@ -29,20 +32,36 @@ def model_config(config: TrainConfig, card: Mapping[str, Any]) -> ModelConfig:
     return config.shape(audio_dim=card["audio_dim"], flame_dim=len(measured_flame(card)))
 
 
+@dataclass
+class Prepared:
+    """A batch on the device with its randomness; `counts`: of how many frames or slots each term is a mean."""
+
+    batch: Batch
+    drawn: Draw
+    targets: Targets | None
+    counts: Tensor  # in the order of TERMS
+
+
+TERMS = ("video", "struct", "flame")
+
+
 class Objective:
-    """The loss of a batch of windows."""
+    """The loss of a batch of windows. `teacher`: of a few-step student, which learns where that one arrives."""
 
-    def __init__(self, config: TrainConfig, card: Mapping[str, Any], device: torch.device):
-        self.device = device
+    def __init__(
+        self, config: TrainConfig, card: Mapping[str, Any], device: torch.device, teacher: DualForce | None = None
+    ):
+        self.config, self.device, self.teacher = config, device, teacher
         self.flame = torch.from_numpy(measured_flame(card)).to(device)
-        self.noise, self.drops, self.weights = config.levels, config.drops, config.losses
+        self.struct = config.shape().struct is not None
 
-    def __call__(self, model: nn.Module, sample: Sample, generator: torch.Generator) -> Terms:
-        """Loss terms of the windows in `sample`; all noise and dropout come from `generator`."""
-        on = {key: value.to(self.device) for key, value in sample.items() if torch.is_tensor(value)}
+    def prepare(self, sample: Sample, generators: Sequence[torch.Generator]) -> Prepared:
+        """The windows in `sample` with noise and dropout drawn, for each from its own generator."""
+        on = {key: value.to(self.device, non_blocking=True) for key, value in sample.items() if torch.is_tensor(value)}
+        config = self.config
         batch = Batch(
             video=on["video"],
-            struct=on["struct"] if _whole(model).struct is not None else None,
+            struct=on["struct"] if self.struct else None,
             conditions=Conditions(audio=on["audio"], audio_valid=on["audio_valid"], reference=on["reference"]),
             start=on["start"],
             valid=on["frame_valid"],
@@ -50,11 +69,15 @@ class Objective:
             flame=on["flame"][..., self.flame],
             flame_valid=on["flame_valid"][..., self.flame].all(-1),
         )
-        return training_terms(model, batch, generator, self.noise, self.drops, self.weights)
+        drawn, targets = draw_each(batch, generators, config.levels, config.drops), None
+        if self.teacher is not None:
+            few = config.few_step
+            drawn, targets = taught(self.teacher, batch, drawn, few.steps, few.teacher_steps, config.levels.sigma_s_max)
+        sizes = {name: mask.sum() for name, mask in learned(batch, drawn).items()}
+        none = torch.zeros((), device=self.device, dtype=torch.long)
+        return Prepared(batch, drawn, targets, torch.stack([sizes.get(name, none) for name in TERMS]).float())
 
-
-def _whole(model: nn.Module) -> DualForce:
-    """The model itself, wrapped for several processes or not."""
-    inner = getattr(model, "module", model)
-    assert isinstance(inner, DualForce)
-    return inner
+    def __call__(self, model: nn.Module, given: Prepared, counts: Tensor | None = None) -> Terms:
+        """Loss terms of a prepared batch. With `counts`, its part in the mean over a larger batch (see `losses`)."""
+        whole = None if counts is None else dict(zip(TERMS, counts, strict=True))
+        return terms_of(model, given.batch, given.drawn, self.config.losses, counts=whole, targets=given.targets)

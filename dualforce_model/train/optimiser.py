@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dualforce_model.train.config import OptimiserConfig
+from dualforce_model.train.parallel import local
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -35,32 +34,24 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
         {"params": [p for n, p in named if decays(n, p)], "weight_decay": config.weight_decay},
         {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    fused = next(model.parameters()).is_cuda
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
 class Ema:
-    """Moving average of the parameters, in fp32; its decay grows from 0.1 so that the first steps are forgotten."""
+    """Moving average of the parameters, in fp32; its decay grows from 0.1 so that the first steps are forgotten.
+
+    Of parameters that are spread over processes, each averages what it holds.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        self.weights: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step `step` (from 0)."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in model.named_parameters():
-            self.weights[name].lerp_(parameter.detach().float(), 1 - keep)
-
-    @contextmanager
-    def in_place_of(self, model: nn.Module) -> Iterator[None]:
-        """Within the block the model computes with (and saves) the averaged weights."""
-        named = list(model.named_parameters())
-        own = [parameter.data for _, parameter in named]
-        try:
-            for name, parameter in named:
-                parameter.data = self.weights[name].to(parameter.dtype)
-            yield
-        finally:
-            for (_, parameter), data in zip(named, own, strict=True):
-                parameter.data = data
+        named = dict(model.named_parameters())
+        averages = [local(self.weights[name]) for name in named]
+        torch._foreach_lerp_(averages, [local(p.detach()).float() for p in named.values()], 1 - keep)

@@ -5,72 +5,134 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dualforce_model import config as strict
 from dualforce_model.errors import BadInput
-from dualforce_model.model import DualForce, save_pretrained
-from dualforce_model.model.files import tensors
+from dualforce_model.model import DualForce
+from dualforce_model.model.files import CONFIG, WEIGHTS
 from dualforce_model.store import digest_file
+from dualforce_model.train import shards
 from dualforce_model.train.checkpoint import FORMAT, read_json
-from dualforce_model.train.config import OPERATIONAL, TrainConfig, lineage
+from dualforce_model.train.config import APART, TrainConfig, lineage
 from dualforce_model.train.optimiser import Ema
+from dualforce_model.train.parallel import Parallel, whole
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, per parameter
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, per parameter
 ROOMS = ("configs", "model", "diffusion", "data", "train")  # whose code decides the weights
 
 
 @dataclass
 class TrainState:
-    """Model, its moving average, its optimiser, and the number of optimiser steps done."""
+    """Model, its moving average, its optimiser, the number of steps done, and of those that moved the weights."""
 
     model: DualForce
     ema: Ema
     optimiser: torch.optim.Optimizer
     step: int = 0
+    updates: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)  # plain data of others that must come back: {"watch": ...}
 
-    def save(self, folder: Path, config: TrainConfig, card: Mapping[str, Any]) -> None:
-        """Fill a checkpoint folder."""
-        save_pretrained(self.model, folder / "model")
-        save_pretrained(self.model, folder / "ema", self.ema.weights)
-        save_file(self._moments(), folder / "optimiser.safetensors")
+    def files(self, parallel: Parallel) -> dict[str, dict[str, Tensor]]:
+        """What this process writes of a checkpoint: tensors by file and name."""
+        place = f"{parallel.rank + 1:05d}-of-{parallel.world:05d}"
+        found: dict[str, dict[str, Tensor]] = {f"rng/rank-{place}.safetensors": _random_states()}
+        if parallel.main or parallel.sharded:
+            name = f"shard-{place}.safetensors" if parallel.sharded and parallel.world > 1 else WEIGHTS
+            found |= {
+                f"model/{name}": dict(self.model.named_parameters()),
+                f"ema/{name}": self.ema.weights,
+                f"optimiser/{name}": self._moments(),
+            }
+        return found
+
+    def texts(self, config: TrainConfig, card: Mapping[str, Any], parallel: Parallel) -> dict[str, str]:
+        """The JSON files of a checkpoint, which the first process writes.
+
+        The place in the order of windows is `step`: which windows a step takes is a function of it and the config.
+        """
+        if not parallel.main:
+            return {}
         state = {
             "step": self.step,
+            "updates": self.updates,
+            "processes": parallel.world,
             "config": strict.to_dict(config),
             "dataset": card["identity"],
             "code": code_version(),
+            **self.extra,
         }
-        for name, value in (("state.json", state), ("dataset.json", {"card": dict(card)})):
-            text = json.dumps({"format": FORMAT, **value}, indent=1, sort_keys=True, allow_nan=False)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+        shape = json.dumps(self.model.config.to_dict(), indent=1) + "\n"
+        return {
+            f"model/{CONFIG}": shape,
+            f"ema/{CONFIG}": shape,
+            "state.json": _text(state),
+            "dataset.json": _text({"card": dict(card)}),
+        }
 
-    def load(self, folder: Path) -> None:
-        """Continue from a checkpoint folder of the same model and optimiser."""
-        device = next(self.model.parameters()).device
-        self.model.load_state_dict(dict(tensors(folder / "model", device)))
-        self.ema.weights = {name: weight.float() for name, weight in tensors(folder / "ema", device)}
-        moments = load_file(folder / "optimiser.safetensors", device=str(device))
+    def load(self, folder: Path, parallel: Parallel) -> None:
+        """Continue from a checkpoint folder of the same model and optimiser, written by any number of processes."""
+        told = read_json(folder, "state.json")
+        named = {name: p.detach() for name, p in self.model.named_parameters()}
+        shards.read(folder / "model", named)
+        shards.read(folder / "ema", self.ema.weights)
+        self.step, self.updates = int(told["step"]), int(told["updates"])
+        self.extra = {name: told[name] for name in self.extra}
+        moments: dict[str, Tensor] = {}
+        for name in shards.stored(folder / "optimiser") if self.updates else ():
+            moments[name] = torch.zeros_like(named[name.partition("/")[2]])
+        if moments:
+            shards.read(folder / "optimiser", moments)
+        on_device = any(group["fused"] for group in self.optimiser.param_groups)
         for name, parameter in self.model.named_parameters():
-            if f"step/{name}" in moments:
-                self.optimiser.state[parameter] = {key: moments[f"{key}/{name}"] for key in MOMENTS}
-        self.step = int(read_json(folder, "state.json")["step"])
+            if f"{MOMENTS[0]}/{name}" in moments:
+                count = torch.tensor(float(self.updates), device=parallel.device if on_device else "cpu")
+                own = {key: moments[f"{key}/{name}"] for key in MOMENTS}
+                self.optimiser.state[parameter] = {"step": count, **own}
+        place = f"rng/rank-{parallel.rank + 1:05d}-of-{parallel.world:05d}.safetensors"
+        if (folder / place).exists():  # on another number of processes they begin anew: nothing here draws from them
+            _restore(load_file(folder / place))
+
+    def averaged_model(self, parallel: Parallel) -> DualForce | None:
+        """The whole model with averaged weights, on the first process; None on the others. All must call."""
+        weights = whole(self.ema.weights, keep=parallel.main)
+        if not parallel.main:
+            return None
+        with torch.device("meta"):
+            model = DualForce(self.model.config)
+        model.load_state_dict(weights, assign=True)
+        return model.to(parallel.device).requires_grad_(False).eval()
 
     def _moments(self) -> dict[str, Tensor]:
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        state = self.optimiser.state
-        return {f"{key}/{names[id(p)]}": state[p][key].contiguous() for p in state for key in MOMENTS}
+        named, state = dict(self.model.named_parameters()), self.optimiser.state
+        return {f"{key}/{name}": state[p][key] for name, p in named.items() if p in state for key in MOMENTS}
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, **value}, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _random_states() -> dict[str, Tensor]:
+    found = {"cpu": torch.get_rng_state()}
+    return found | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else found
+
+
+def _restore(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def objections(folder: Path, config: TrainConfig, card: Mapping[str, Any]) -> list[str]:
     """Why a checkpoint can't be continued under this config and dataset; empty when it can."""
     state, here = read_json(folder, "state.json"), lineage(config)
-    there = {key: value for key, value in state["config"].items() if key not in OPERATIONAL}
+    there = {key: value for key, value in state["config"].items() if key not in APART}
     found = [
         f"{key} was {there.get(key)!r} and is {here.get(key)!r}"
         for key in sorted(here.keys() | there.keys())

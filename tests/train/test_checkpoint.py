@@ -39,7 +39,7 @@ def test_a_failing_write_leaves_what_was_there(root):
     with pytest.raises(OSError, match="disk full"):
         checkpoint.write(root, 400, explode)
     assert checkpoint.newest(root).name == "step-000300"
-    checkpoint.prune(root, 5, every=100)
+    checkpoint.clean(root)
     assert sorted(p.name for p in root.iterdir()) == ["latest", "step-000100", "step-000200", "step-000300"]
 
 

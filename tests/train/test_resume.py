@@ -83,7 +83,7 @@ def whole_runs(run_folder, tmp_path_factory) -> dict[int, Path]:
         outs[processes] = tmp_path_factory.mktemp(f"whole{processes}")
         code, output = run(command(run_folder, outs[processes], processes))
         assert code == 0, output
-        assert f"{processes} process(es), cpu" in output
+        assert f"{processes} process(es)" in output
     return outs
 
 
@@ -167,7 +167,8 @@ def test_held_out_identities_are_measured_with_the_same_noise_every_time(whole_r
 
 def test_checkpoints_hold_no_pickles_and_load_as_weights_only(whole_runs):
     files = [p for p in whole_runs[1].rglob("*") if p.is_file()]
-    assert {p.suffix or p.name for p in files} == {".safetensors", ".json", ".jsonl", "COMPLETE", ".lock"}
+    held = {p.suffix or p.name for p in files if "tensorboard" not in p.parts}
+    assert held == {".safetensors", ".json", ".jsonl", "COMPLETE", ".lock"}
     averaged, own = (load_file(whole_runs[1] / "latest" / n / "model.safetensors") for n in ("ema", "model"))
     assert averaged.keys() == own.keys()
     assert any(not torch.equal(averaged[name], own[name]) for name in own)
@@ -201,7 +202,8 @@ def test_a_checkpoint_of_another_dataset_is_refused(run_folder, whole_runs, tmp_
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_clips(run_folder, tmp_path):
     code, output = run(command(run_folder, tmp_path, 1, **{"optimiser.lr": "1e30", "optimiser.warmup": 0}))
     assert code == 3
-    assert "diverged: the gradient of step" in output
+    assert "diverged: step" in output
+    assert "gradient is not finite" in output
     assert "good_hdtf_" in output
 
 
