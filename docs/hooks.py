@@ -85,10 +85,11 @@ def _described(kind: type) -> dict[str, str]:
 
 
 def _comments(kind: type) -> dict[str, str]:
-    """From the comment at the end of a setting's line, or alone on the lines above it."""
+    """From the comment at the end of a setting's line, or alone on the lines above it; of base classes too."""
     found: dict[str, str] = {}
     above: list[str] = []
-    for line in inspect.getsource(kind).splitlines():
+    whole = [part for part in reversed(kind.__mro__) if dataclasses.is_dataclass(part)]  # a section may be a variant
+    for line in "\n".join(map(inspect.getsource, whole)).splitlines():
         code, _, comment = line.partition("  # ")
         name = re.match(r"    (\w+): ", code)
         if name:

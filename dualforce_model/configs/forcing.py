@@ -19,14 +19,14 @@ class NoiseConfig:
     trained there, so 1 is the default.
     """
 
-    independent: float = 0.4
-    prefix: float = 0.4
-    rising: float = 0.2
+    independent: float = 0.4  # share of clips whose frames each have a level of their own
+    prefix: float = 0.4  # of clips with a clean beginning and one level for the rest
+    rising: float = 0.2  # of clips whose level never falls
     distribution: Literal["uniform", "logit_normal"] = "uniform"
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    struct_power: float = 1.5
-    sigma_s_max: float = 1.0
+    logit_mean: float = 0.0  # of logit_normal
+    logit_std: float = 1.0  # of logit_normal
+    struct_power: float = 1.5  # above 1: more of the struct stream at low noise
+    sigma_s_max: float = 1.0  # highest level of the struct stream; sampling begins there
 
     def __post_init__(self) -> None:
         weights = (self.independent, self.prefix, self.rising)
@@ -42,9 +42,9 @@ class NoiseConfig:
 class DropRates:
     """Share of samples for which each condition is replaced by its learned null, each on its own."""
 
-    audio: float = 0.1
-    text: float = 0.1
-    reference: float = 0.05
+    audio: float = 0.1  # share of windows without sound
+    text: float = 0.1  # without text
+    reference: float = 0.05  # without the picture
 
     def __post_init__(self) -> None:
         for name in ("audio", "text", "reference"):
@@ -56,7 +56,7 @@ class DropRates:
 class LossWeights:
     """Weights of the terms. The lip term waits for a scorer whose held-out accuracy is clearly above chance."""
 
-    video: float = 1.0
-    struct: float = 0.5
-    flame: float = 0.1
-    lip: float = 0.0
+    video: float = 1.0  # weight of the video velocity
+    struct: float = 0.5  # of the struct velocity
+    flame: float = 0.1  # of the FLAME parameters read from the struct stream
+    lip: float = 0.0  # of the lip term; off until its scorer is good

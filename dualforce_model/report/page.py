@@ -132,8 +132,8 @@ def _training(story: Story) -> dict[str, Any] | None:
     # a killed training may leave half a last line
     whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     rows = [json.loads(line) for line in whole]
-    points = [(float(row["step"]), float(row["loss"])) for row in rows if "loss" in row]
-    validation = [(float(row["step"]), float(row["val_loss"])) for row in rows if "val_loss" in row]
+    points = [(float(row["step"]), float(row["loss"])) for row in rows if row.get("loss") is not None]
+    validation = [(float(row["step"]), float(row["val_loss"])) for row in rows if row.get("val_loss") is not None]
     plot = loss_curve(points, validation)
     if not plot:
         return None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
 from dualforce_model.timeline import FPS
 
 WIDTH, MARGIN = 560, 34
+ALONE = (  # colours of a plot that stands outside of the report
+    "<style>svg{font:11px sans-serif}text{fill:#555}.grid{stroke:#ddd}polyline{fill:none;stroke:#4477aa}"
+    '.raw{opacity:.3}.mouth{stroke-width:2}.dot{fill:#cc6677}</style><rect width="100%" height="100%" fill="#fff"/>'
+)
 FLAT_MOUTH, FLAT_SOUND = 0.04, 0.005  # what moves less than this is drawn as nearly flat as it is
 
 
@@ -89,6 +94,16 @@ def loss_curve(points: Sequence[tuple[float, float]], validation: Sequence[tuple
         f"Training loss from step {first:.0f} to {last:.0f}: from {smooth[0]:.4g} to {smooth[-1]:.4g} (running mean)"
     )
     return _svg(WIDTH, height, title, "".join(parts))
+
+
+def curve_page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The loss curve of a training log's rows as an SVG file of its own."""
+    found = [
+        [(float(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
+        for name in ("loss", "val_loss")
+    ]
+    plot = loss_curve(*found) or _svg(WIDTH, 40, "", '<text x="12" y="24">fewer than two steps were logged</text>')
+    return plot.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{ALONE}", 1)
 
 
 def _svg(width: int, height: int, title: str, body: str) -> str:
