@@ -40,12 +40,14 @@ class Passes:
         """Functions kept: bounded by the window, however long a rollout is."""
         return len(self._replays)
 
+    @torch.inference_mode()
     def prepare(self, audio: Tensor, valid: Tensor) -> None:
         """Take the next chunk: its sound [S,span,A], and which of it exists [S,span]."""
         self.cache.place()
         self.model.give_sound(self.cache, self.branches.spread(audio), self.branches.spread(valid))
         self._run("prepare", self._prepare)
 
+    @torch.inference_mode()
     def velocity(
         self, video: Tensor, struct: Tensor | None, sigma_video: Tensor, sigma_struct: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:

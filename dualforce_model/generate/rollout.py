@@ -53,7 +53,7 @@ class Rollout:
         S = len(references)
         self._levels = tuple(level.to(self.device)[:, None].expand(-1, S, -1) for level in (video, struct))
         self._sigma_s_max = sigma_s_max
-        self._context = torch.full((S, config.chunk), config.context_sigma, device=self.device)
+        self.context = torch.full((S, config.chunk), config.context_sigma, device=self.device)
         with torch.inference_mode():
             given, rows = self._conditions(references, text), self.branches.rows
             size = (references.shape[-2], references.shape[-1])
@@ -93,7 +93,7 @@ class Rollout:
     def denoise(self, given: Given | None = None) -> tuple[Tensor, Tensor | None]:
         """From noise to clean, for the chunk that was begun."""
         sigma_video, sigma_struct = self._levels
-        video, struct = self._noise()
+        video, struct = self.noise()
         if struct is None:
             return integrate(self.passes.velocity, video, None, sigma_video, None, self.config.order)
         if given is not None:
@@ -105,15 +105,15 @@ class Rollout:
     def commit(self, video: Tensor, struct: Tensor | None) -> None:
         """The chunk joins the past, clean or in a little noise of its own; what was drawn is not touched."""
         if self.config.context_sigma:
-            noise_video, noise_struct = self._noise("context")
-            video = add_noise(video, noise_video, self._context, 2)
+            noise_video, noise_struct = self.noise("context")
+            video = add_noise(video, noise_video, self.context, 2)
             struct = None if struct is None or noise_struct is None else add_noise(
-                struct, noise_struct, self._context, 1
+                struct, noise_struct, self.context, 1
             )  # fmt: skip
-        self.passes.velocity(video, struct, self._context, None if struct is None else self._context)
+        self.passes.velocity(video, struct, self.context, None if struct is None else self.context)
         self.model.advance(self.cache)
 
-    def _noise(self, *keys: str) -> tuple[Tensor, Tensor | None]:
+    def noise(self, *keys: str) -> tuple[Tensor, Tensor | None]:
         """Where video [S,16,C,h,w] and struct [S,C,4,72] begin; the same for a latent whatever stands beside it."""
         C, channels, dim = self.config.chunk, self._shape[0], self.model.config.struct_dim
         videos, structs = [], []
@@ -145,7 +145,7 @@ class Rollout:
         while True:
             filled = self.cache.filled
             self.begin(self.cache.audio[: len(references)], self.cache.audio_valid[: len(references)])
-            video, struct = self._noise()
+            video, struct = self.noise()
             self.commit(video, struct)
             if self.cache.filled == filled == self.cache.slots:
                 break
