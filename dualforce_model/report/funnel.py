@@ -16,7 +16,7 @@ from dualforce_model.features import FEATURES
 from dualforce_model.store import ledger
 
 PER_ITEM = ("source", "face_crop", "quality", *FEATURES, "metadata")
-STAGES = ("download", *PER_ITEM, "train", "generate")
+STAGES = ("download", *PER_ITEM, "train_video", "train", "train_few", "generate")
 LIGHT = ("source", "clip_id", "status", "reason", "message", "artifact", "reused", "seconds")  # columns that all need
 
 Row = dict[str, Any]

@@ -67,7 +67,9 @@ STAGES = {
     "audio_features": "audio features",
     "reference": "reference pictures",
     "metadata": "metadata",
+    "train_video": "video pretraining",
     "train": "training",
+    "train_few": "few-step tuning",
     "generate": "generation",
 }
 # Characters that would turn the text around it: a file name may hold them to look like another one.

@@ -6,13 +6,14 @@ Exit codes: 0 finished · 2 bad input or config · 3 diverged · 75 stopped by S
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import sys
 from pathlib import Path
 
 from dualforce_model import config as strict
 from dualforce_model.config import ConfigError
 from dualforce_model.errors import Verdict
+from dualforce_model.train import devices
 from dualforce_model.train.config import TrainConfig
 
 FINISHED, BAD_INPUT, DIVERGED, STOPPED = 0, 2, 3, 75
@@ -23,26 +24,42 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dualforce_model.train", description="Train on a prepared run folder."
     )
-    parser.add_argument("--config", type=Path, help="YAML or JSON with keys of TrainConfig; all defaults without it")
+    parser.add_argument(
+        "--config", type=Path, help="YAML or JSON with keys of TrainConfig, or a shipped name (tiny, small, mova_lite)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the config")
     parser.add_argument("--data", type=Path, required=True, help="run folder with metadata.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoints; goes on from what is there")
     parser.add_argument("--supervised", action="store_true", help="stop, with a checkpoint, when standard input closes")
+    parser.add_argument(
+        "--gpu-wait",
+        type=float,
+        default=devices.WAIT_S,
+        metavar="SECONDS",
+        help="how long to wait for a GPU that is in use",
+    )
     given = parser.parse_args(arguments)
     try:
         config = strict.load(TrainConfig, given.config, given.set)
-        from dualforce_model.train.loop import DivergedError, train
+        from dualforce_model.train.loop import train
+        from dualforce_model.train.watch import DivergedError
 
         try:
-            outcome = train(config, given.data, given.out, functools.partial(print, flush=True), given.supervised)
+            with devices.held(devices.mine(), f"training into {given.out}", _say, given.gpu_wait):
+                outcome = train(config, given.data, given.out, _say, given.supervised)
         except DivergedError as error:
             print(f"diverged: {error}", file=sys.stderr)
             return DIVERGED
     except (Verdict, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    print(f"{outcome.state} at step {outcome.step}: {outcome.checkpoint}", flush=True)
+    _say(f"{outcome.state} at step {outcome.step}: {outcome.checkpoint}")
     return STOPPED if outcome.state == "stopped" else FINISHED
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # who listened was killed; the last checkpoint is written all the same
+        print(message, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dualforce_model.errors import BadInput
 from dualforce_model.model import DualForce, from_pretrained
 from dualforce_model.model.files import read_config, tensors
 from dualforce_model.store import digest_file, write_json
-from dualforce_model.train import checkpoint
+from dualforce_model.train import checkpoint, shards
 from dualforce_model.train.config import TrainConfig
 
 NAME = "lineage.json"
@@ -56,7 +56,7 @@ def begin(
         checkpoint.read_json(folder, "dataset.json")["card"],
     )
     _same_features(folder, its_card, card)
-    shapes = {name: tensor.shape for name, tensor in tensors(folder / WEIGHTS)}
+    shapes = shards.stored(folder / WEIGHTS)
     common = [name for name in expected if name in shapes]
     if not common:
         raise BadInput(
@@ -96,13 +96,18 @@ def begin(
     if state["dataset"] != card["identity"]:
         say(f"it was trained on dataset {state['dataset']}, this is {card['identity']}: scales may differ")
     wanted = set(common)
-    return Start(((name, tensor) for name, tensor in tensors(folder / WEIGHTS, "cpu") if name in wanted), found)
+    return Start(((name, tensor) for name, tensor in weights_of(folder) if name in wanted), found)
 
 
 def source(config: TrainConfig, run_dir: Path) -> Path:
     """The whole checkpoint folder that `start_from` means. Raises BadInput."""
     assert config.start_from is not None
     return checkpoint.resolve(run_dir / config.start_from)
+
+
+def weights_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The averaged weights of a checkpoint, whole, one at a time."""
+    return tensors(folder / WEIGHTS)
 
 
 def digest(folder: Path) -> str:

@@ -1,0 +1,74 @@
+"""One training process per GPU: whoever trains on one holds its lock file, for exactly as long as the process lives.
+
+So a run that was declared dead while its processes still train, or a second run on the same machine, can't put two of
+them on one GPU. Kernel locks end with their process, however it ends; nothing stale is ever left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dualforce_model.errors import BadInput
+
+WAIT_S = 60.0  # longer than a process that is told to go may take for its last checkpoint
+
+
+def mine() -> str | None:
+    """Name of this process's GPU: its UUID, or what CUDA_VISIBLE_DEVICES calls it; None on a machine without."""
+    import torch
+
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_properties(rank % torch.cuda.device_count()).uuid)
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip() not in ("", "-1")]
+    return named[rank % len(named)].strip() if named else None
+
+
+@contextmanager
+def held(gpu: str | None, what: str, say: Callable[[str], None] = print, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold `gpu` (None: nothing) while the block runs; `what` tells others what for. Raises BadInput gpu_in_use."""
+    if gpu is None:
+        yield
+        return
+    path = Path(tempfile.gettempdir()) / f"dualforce-gpu-{gpu}.lock"
+    lock = _open(path)
+    try:
+        _take(lock, path, gpu, say, wait_s)
+        if os.access(path, os.W_OK):  # the file may be another user's; the lock is ours all the same
+            path.write_text(f"process {os.getpid()}, {what}", encoding="utf-8")
+        yield
+    finally:
+        os.close(lock)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+
+
+def _take(lock: int, path: Path, gpu: str, say: Callable[[str], None], wait_s: float) -> None:
+    until, told = time.monotonic() + wait_s, False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8") or "another process"
+            if time.monotonic() >= until:
+                raise BadInput(
+                    "gpu_in_use",
+                    f"GPU {gpu} is held by {holder}; wait for it to end or choose others (runner.gpus)",
+                ) from None
+            if not told:
+                say(f"waiting: GPU {gpu} is held by {holder}")
+                told = True
+            time.sleep(0.2)
+        else:
+            return

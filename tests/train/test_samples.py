@@ -1,0 +1,91 @@
+"""Pictures on the way: reference, originals, generated frames; the same each time they are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dualforce_model.data import Dataset
+from dualforce_model.features import codec
+from dualforce_model.model import DualForce
+from dualforce_model.store import read_tensors
+from dualforce_model.train import TrainConfig
+from dualforce_model.train.log import read
+from dualforce_model.train.loop import train
+from dualforce_model.train.objective import model_config
+from dualforce_model.train.samples import COLUMNS, Sampler
+
+SIZE = 96
+
+
+def test_a_picture_shows_the_held_out_person_and_what_was_generated(run_folder, tmp_path):
+    dataset, config = Dataset.open(run_folder), TrainConfig(frames=3, sample_steps=2)
+    torch.manual_seed(0)
+    model = DualForce(model_config(config, dataset.card))
+    sampler = Sampler(config, dataset, model.config, tmp_path)
+    with Image.open(sampler.write(model, 3)) as image:
+        picture = np.asarray(image)
+    assert sampler.write(model, 3) == tmp_path / "samples" / "step-000003.png"
+    assert picture.shape == (2 * SIZE, (1 + COLUMNS) * SIZE, 3)
+    (clip,) = dataset.clips["val"]
+    original = codec.decode(read_tensors(clip.files["video_latents"])["latents"][:, :8])
+    np.testing.assert_array_equal(picture[:SIZE, SIZE : 2 * SIZE], original[0])
+    np.testing.assert_array_equal(picture[:SIZE, -SIZE:], original[28])
+    generated = picture[SIZE:, SIZE:].astype(float)
+    # an untrained model that says how a frame differs from the reference gives back something near the reference
+    reference = np.tile(picture[:SIZE, :SIZE], (1, COLUMNS, 1)).astype(float)
+    assert 0 < np.abs(generated - reference).mean() < 20
+
+
+@pytest.fixture(scope="module")
+def watched(run_folder, tmp_path_factory):
+    """A run that is sampled and validated, and its log."""
+    out = tmp_path_factory.mktemp("watched")
+    config = TrainConfig(
+        steps=5, batch=2, frames=3, sample_every=4, sample_steps=1, validate_every=3, validate_windows=3, norms_every=2
+    )
+    train(config, run_folder, out, lambda _: None)
+    return out, read(out / "log.jsonl")
+
+
+def test_samples_and_numbers_of_a_run(watched):
+    out, rows = watched
+    assert [row["step"] for row in rows if "sample" in row] == [4, 5]  # and the last step
+    assert all((out / row["sample"]).is_file() for row in rows if "sample" in row)
+    assert [row["step"] for row in rows if "val_loss" in row] == [3]
+    assert [row["step"] for row in rows if "norm_video" in row] == [2, 4]
+    steps = [row for row in rows if "loss" in row]
+    assert len(steps) == 5
+    for row in steps:
+        assert {
+            "loss",
+            "loss_video",
+            "loss_struct",
+            "grad_norm",
+            "lr",
+            "skipped",
+            "seconds",
+            "data_seconds",
+        } <= row.keys()
+        assert row["tokens_per_s"] == pytest.approx(2 * 3 * (36 + 4) / row["seconds"], rel=0.05)
+        assert row["tflops"] >= 0
+        assert 0.05 < row["memory_gib"] < 30
+        assert [len(row[name]) for name in ("deciles_video", "deciles_struct")] == [10, 10]
+    drawn = [value for row in steps for value in row["deciles_video"] if value is not None]
+    assert min(drawn) > 0
+
+
+def test_tensorboard_has_the_numbers_of_the_log(watched):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, rows = watched
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    losses = {event.step: event.value for event in events.Scalars("loss/loss")}
+    expected = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    assert losses == pytest.approx(expected, rel=1e-6)
+    names = set(events.Tags()["scalars"])
+    assert {"validation/loss", "gradient norm/video", "run/lr", "run/tokens_per_s", "run/data_seconds"} <= names
+    assert any(name.startswith("loss by sigma/video 0.") for name in names)
+    assert [event.step for event in events.Images("samples")] == [4, 5]
