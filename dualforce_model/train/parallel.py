@@ -190,13 +190,18 @@ def averaged(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
     Memory stays where it is, and gathered copies of either weights are dropped, so that none of them is computed with
     later.
     """
+
+    def let_go() -> None:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    let_go()
     named = dict(model.named_parameters())
     own = {name: local(parameter.data).clone() for name, parameter in named.items()}
 
     def put(values: dict[str, Tensor]) -> None:
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        let_go()
         with torch.no_grad():
             for name, parameter in named.items():
                 local(parameter.data).copy_(local(values[name]))
