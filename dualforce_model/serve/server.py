@@ -63,6 +63,7 @@ def web_server(studio: Studio) -> uvicorn.Server:
         ws_per_message_deflate=False,  # frames are compressed already
         ws_ping_interval=None,  # a client that is slowed down answers late; idle_seconds finds those who are gone
         log_config=None,
+        log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )

@@ -158,15 +158,10 @@ def test_the_keyboard_is_enough(page, files):
     """The inputs are reached by Tab in the order of reading, and Enter starts."""
     page.choose("#picture", files / "astronaut.png")
     order = []
-    for _ in range(6):
+    for _ in range(5):
         page.press("Tab", 9)
-        order.append(
-            page.run("document.activeElement.id || document.activeElement.value || document.activeElement.localName")
-        )
-    assert order == ["picture", "microphone", "hear", "summary", "start", "picture"] or order[:5] == [
-        "picture", "microphone", "hear", "summary", "start",
-    ]  # fmt: skip
-    page.run("document.querySelector('#start').focus()")
+        order.append(page.run("(({id, value, localName}) => id || value || localName)(document.activeElement)"))
+    assert order == ["picture", "microphone", "hear", "summary", "start"]
     page.press("Enter", 13, "\r")
     page.wait(f"+{SCREEN}.frame > 0")
 

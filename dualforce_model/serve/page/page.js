@@ -18,6 +18,7 @@ function say(text, state) {
 function fail(text) {
   $('error').textContent = text;
   $('error').hidden = !text;
+  if (text) $('error').scrollIntoView({ block: 'nearest' });
 }
 
 // --- picture ---
@@ -124,6 +125,7 @@ function begin(mine, ready) {
   const live = mine.voice instanceof Microphone;
   $('hint').hidden = true;
   document.body.dataset.played = 'yes';
+  $('screen').scrollIntoView({ block: 'nearest' });
   mine.player = new Player(mine.clock, $('screen'), ready.fps, (state) => mine === talk && told(mine, state));
   mine.player.mute(live && !$('hear').checked);
   mine.meter = setInterval(() => {

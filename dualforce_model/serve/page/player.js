@@ -4,6 +4,8 @@
 const AHEAD = 8; // frames that must be there before the clock starts (again): 0.32 s
 const DECODE = 6; // frames that are decoded before their time
 
+const closed = () => {}; // the clock may be closed while it stops or starts: all is over then
+
 export class Player {
   constructor(clock, canvas, fps, told) {
     this.canvas = canvas;
@@ -17,7 +19,7 @@ export class Player {
     this.mixed.connect(this.meter);
     this.meter.connect(this.clock.destination);
     this.running = false;
-    this.stopped = this.clock.suspend(); // until there is something to show
+    this.stopped = this.stop(); // until there is something to show
     this.origin = this.clock.currentTime + 0.05;
     this.heard = 0; // seconds of sound put on the time line
     this.frames = new Map(); // number -> Blob, or ImageBitmap once it is decoded
@@ -27,6 +29,10 @@ export class Player {
     this.state = 'waiting';
     this.watch = setInterval(() => this.look(), 50); // also in a hidden tab, where nothing is drawn
     this.draw = requestAnimationFrame(() => this.paint());
+  }
+
+  stop() {
+    return this.clock.suspend().catch(closed);
   }
 
   // seconds of video that have passed
@@ -76,10 +82,10 @@ export class Player {
     const enough = this.newest - wanted >= AHEAD || there;
     if (!this.running && enough) {
       this.running = true;
-      this.stopped.then(() => this.clock.resume());
+      this.stopped.then(() => this.running && this.clock.resume()).catch(closed);
     } else if (this.running && this.newest <= wanted && !there) {
       this.running = false;
-      this.stopped = this.clock.suspend();
+      this.stopped = this.stop();
     }
     this.tell(this.running ? 'playing' : 'waiting');
     for (const number of this.frames.keys()) {
@@ -127,6 +133,7 @@ export class Player {
   }
 
   close(state) {
+    this.running = false;
     clearInterval(this.watch);
     cancelAnimationFrame(this.draw);
     for (const frame of this.frames.values()) frame.close?.();

@@ -7,6 +7,7 @@ export const RATE = 16000; // of a file's sound as it is sent; a microphone's is
 // The microphone, as it comes.
 export class Microphone {
   static async open() {
+    if (!navigator.mediaDevices) throw new Error('Browsers give the microphone to pages of this machine or over https only; choose a sound file.');
     const wish = { echoCancellation: true, noiseSuppression: false, autoGainControl: true, channelCount: 1 };
     const stream = await navigator.mediaDevices.getUserMedia({ audio: wish });
     const context = new AudioContext();
