@@ -155,6 +155,8 @@ class _Run:
             f"training {config.preset} ({count(state.model):,} parameters) on {len(self.dataset.clips['train'])} clips,"
             f" steps {state.step + 1}..{config.steps}, {parallel}"
         )
+        if config.validate_every and not self.dataset.clips["val"]:
+            self.say("no validation: the dataset has nobody in its val split (metadata.val_share)")
         log = Log(self.out, state.step, self.say) if parallel.main else None
         clock = time.perf_counter()
         stopped = False
