@@ -48,3 +48,5 @@ def generate(
     extras = Extras(motion, text, side_by_side, overlay, drift)
     made = render(checkpoint, image, audio, output, settings, device=device, extras=extras)
     console.print(str(made), soft_wrap=True, highlight=False, markup=False)
+    if drift:
+        console.print(str(made.save_drift()), soft_wrap=True, highlight=False, markup=False)

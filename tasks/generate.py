@@ -11,10 +11,11 @@ from dualforce_model import config as configs
 from dualforce_model.generate import GenerateConfig
 from dualforce_model.media import Clip
 from dualforce_model.store import digest_file, identity, write_json
+from tasks.config import TRAININGS
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage, row_facts, upstream
 
-VERSION = 1
+VERSION = 2
 
 
 def plan(run: Run) -> list[Item]:
@@ -49,12 +50,14 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     name = f"samples/{item.clip_id}.mp4"
     film, sidecar = run_dir / name, (run_dir / name).with_suffix(".json")
     if not (reuse and _whole(film, sidecar, item.identity)):
-        from dualforce_model.generate.render import generate
+        from dualforce_model.generate.render import Extras, generate
 
         config: GenerateConfig = item.payload["config"]
         clip = Clip(run_dir / "clips", item.clip_id)
-        made = generate(run_dir / item.payload["checkpoint"], next(iter(clip.frames())), clip.audio(), film, config)
+        given = (run_dir / item.payload["checkpoint"], next(iter(clip.frames())), clip.audio(), film)
+        made = generate(*given, config, extras=Extras(drift=True))
         facts = {"identity": item.identity, "clip_id": item.clip_id, "frames": made.frames, "sha256": digest_file(film)}
+        facts |= {"drift": made.drift}
         write_json(sidecar, {**facts, "split": item.payload["split"], "checkpoint": item.payload["checkpoint"]})
     return [Row(files=(name, str(sidecar.relative_to(run_dir))), facts={"split": item.payload["split"]})]
 
@@ -67,4 +70,6 @@ def _whole(film: Path, sidecar: Path, identity: str) -> bool:
         return False
 
 
-STAGE = Stage("generate", "samples", plan, work, in_workers=False)
+STAGE = Stage(
+    "generate", "samples", plan, work, plans_from=("metadata",), reads=("face_crop",), reads_all=TRAININGS, in_workers=False
+)  # fmt: skip

@@ -48,10 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
         extras = Extras(given.motion, given.text, given.side_by_side, given.overlay, given.drift)
         files = (given.checkpoint, given.image, given.audio, given.output)
         made = generate(*files, config, device=given.device, extras=extras)
+        saved = made.save_drift() if given.drift else None
     except (Verdict, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     print(made)
+    if saved:
+        print(saved)
     return 0
 
 

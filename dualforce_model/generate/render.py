@@ -14,7 +14,7 @@ from dualforce_model.errors import BadInput
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.drift import Drift, knower
 from dualforce_model.generate.inputs import check_sound, read_picture, read_sound
-from dualforce_model.generate.motion import Motion, read_motion
+from dualforce_model.generate.motion import read_motion
 from dualforce_model.generate.stream import Stream
 from dualforce_model.generate.talker import Origin, Talker
 from dualforce_model.generate.text import read_text
@@ -33,7 +33,7 @@ class Extras:
     text          a caption, or a file with its embedding
     side_by_side  the picture left of the video
     overlay       dots where the struct stream sees the face
-    drift         measure likeness, sharpness and colour of every ten seconds, into `<video>.drift.json`
+    drift         measure likeness, sharpness and colour of every ten seconds
     """
 
     motion: Path | None = None
@@ -55,6 +55,12 @@ class Generated:
     @property
     def seconds(self) -> float:
         return self.frames / FPS
+
+    def save_drift(self) -> Path:
+        """Write the drift report as `<video>.drift.json` beside the video; its path."""
+        path = self.path.with_suffix(".drift.json")
+        write_json(path, self.drift)
+        return path
 
     def __str__(self) -> str:
         driven = f", driven for {min(self.driven, self.frames) / FPS:.2f} s" if self.driven else ""
@@ -106,10 +112,8 @@ def generate(
     with Stream(talker, picture, config, text, motion) as stream, publish(out) as temporary:
         shown = _shown(stream, sound, picture, extras, drift)
         frames = write_video(temporary, shown, whole, audio_codec="aac")
-    facts = None if drift is None else drift.facts()
-    if facts is not None:
-        write_json(out.with_suffix(".drift.json"), facts)
-    return Generated(out, frames, 0 if motion is None else _driven(motion), facts)
+    driven = 0 if motion is None else int(motion.valid.sum())
+    return Generated(out, frames, driven, None if drift is None else drift.facts())
 
 
 def crop_face(picture: np.ndarray, size: int) -> np.ndarray:
@@ -127,10 +131,6 @@ def _check_overlay(extras: Extras, origin: Origin | Talker) -> None:
     if model.struct is None or backend != "mediapipe":
         what = "no struct stream" if model.struct is None else f"struct latents of {backend}, which hold no landmarks"
         raise BadInput("no_landmarks", f"there is nothing to overlay: this checkpoint has {what}")
-
-
-def _driven(motion: Motion) -> int:
-    return int(motion.valid.sum())
 
 
 def _shown(

@@ -43,17 +43,11 @@ class Rollout:
         text: Tensor | None = None,
     ):
         """Look at `references` [S,16,h,w]. `window`: latents that a latent sees; text [S_t,4096], for all speakers."""
-        self.model, self.config, self.seeds, self.text = model, config, tuple(seeds), text
-        self.device = references.device
+        self.model, self.device = model, references.device
         self.branches = Branches.of(config, text is not None)
-        schedule = ScheduleConfig(
-            config.steps, config.struct_lead, config.shift, config.order, sigma_s_max, config.stagger
-        )
-        video, struct = chunk_schedule(schedule, config.chunk)
-        S = len(references)
-        self._levels = tuple(level.to(self.device)[:, None].expand(-1, S, -1) for level in (video, struct))
         self._sigma_s_max = sigma_s_max
-        self.context = torch.full((S, config.chunk), config.context_sigma, device=self.device)
+        S = len(references)
+        self._plan(config, references, seeds, text)
         with torch.inference_mode():
             given, rows = self._conditions(references, text), self.branches.rows
             size = (references.shape[-2], references.shape[-1])
@@ -63,11 +57,23 @@ class Rollout:
             if self.device.type == "cuda":
                 self._record(references, text)
 
-    def restart(self, references: Tensor, seeds: Sequence[int], text: Tensor | None = None) -> None:
-        """Begin again with other speakers, as many as before, in the memory that is there."""
-        self.seeds, self.text = tuple(seeds), text
+    def restart(
+        self, config: GenerateConfig, references: Tensor, seeds: Sequence[int], text: Tensor | None = None
+    ) -> None:
+        """Begin again in the memory that is there; for as many speakers, with the same chunk, window and guidance."""
+        self._plan(config, references, seeds, text)
         with torch.inference_mode():
             self.model.restart(self.cache, self._conditions(references, text))
+
+    def _plan(self, config: GenerateConfig, references: Tensor, seeds: Sequence[int], text: Tensor | None) -> None:
+        self.config, self.seeds, self.text = config, tuple(seeds), text
+        schedule = ScheduleConfig(
+            config.steps, config.struct_lead, config.shift, config.order, self._sigma_s_max, config.stagger
+        )
+        S = len(references)
+        levels = chunk_schedule(schedule, config.chunk)
+        self._levels = tuple(level.to(self.device)[:, None].expand(-1, S, -1) for level in levels)
+        self.context = torch.full((S, config.chunk), config.context_sigma, device=self.device)
 
     @property
     def latent(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from dualforce_model.features.audio_features import MARGIN, AudioFeaturesConfig,
 from dualforce_model.features.hubert import HubertStream
 from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.generate.config import GenerateConfig
+from dualforce_model.generate.guidance import Branches
 from dualforce_model.generate.motion import Motion, slots_of
 from dualforce_model.generate.painter import Painter
 from dualforce_model.generate.rollout import Rollout
@@ -198,7 +199,7 @@ class Talker:
         words = self._words(config, text)
         if idle := self.idle.get(_kind(config, len(references), words)):
             rollout = idle.pop()
-            rollout.restart(references, seeds, words)
+            rollout.restart(config, references, seeds, words)
             return rollout
         window = config.window or self.frames
         return Rollout(self.model, config, window, self.sigma_s_max, references, seeds, words)
@@ -213,7 +214,8 @@ class Talker:
     def prepare(self, config: GenerateConfig, rollouts: int = 1, speakers: int = 1) -> None:
         """Have `rollouts` ready, so that the first frame waits for nothing that is compiled or recorded.
 
-        They are kept, with their caches, and used again by every stream of this config without a text.
+        They are kept, with their caches, and used again by every stream without a text that has this config's chunk,
+        window and guidance.
         """
         kind = _kind(config, speakers, None)
         self.room[kind] = rollouts
@@ -234,8 +236,9 @@ class Talker:
 
 
 def _kind(config: GenerateConfig, speakers: int, text: Tensor | None) -> Any:
-    """What rollouts must share to stand in for each other."""
-    return speakers, 0 if text is None else len(text), replace(config, seed=0, seconds=None, max_seconds=1, threads=1)
+    """What rollouts must share to stand in for each other: what their caches and passes are made for."""
+    words = 0 if text is None else len(text)
+    return speakers, words, config.chunk, config.window, Branches.of(config, text is not None)
 
 
 def ready(model: DualForce, precision: Precision, compiled: bool) -> None:
@@ -259,4 +262,6 @@ def _device(name: torch.device | str | None) -> torch.device:
         raise BadInput("no_device", f"{name!r} is no device: cpu, cuda, cuda:1, ...") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BadInput("no_device", f"there is no {device}; this machine has {torch.cuda.device_count()} GPUs")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and events are made on the current one
     return device

@@ -41,7 +41,7 @@ def comparisons(run_dir: Path, accepted: Sequence[Journey], most: int) -> tuple[
         film = _shown("generated clip", finished, path, "generated clip")
         if facts.get("split"):
             said = f"from the first picture and the sound of this clip ({words.visible(facts['split'])} split)"
-            film["note"] = "; ".join(filter(None, [said, film["note"]]))
+            film["note"] = "; ".join(filter(None, [said, film["note"], _drift(facts.get("drift"))]))
         films = _recorded(run_dir, clip_id) if clip_id in recorded else []
         told |= {clip_id} & set(recorded)
         groups.append({"title": f"Generated: {words.visible(path.stem)}", "films": [*films, film]})
@@ -52,6 +52,27 @@ def comparisons(run_dir: Path, accepted: Sequence[Journey], most: int) -> tuple[
         f"{len(told) + len(others)} of {len(recorded)} accepted clips (all are in clips/ and features/video_latents/)."
     )
     return groups, note
+
+
+def _drift(found: Any) -> str:
+    """What became of the face, from the numbers beside a generated clip: its first ten seconds, and its last."""
+    shown = {
+        "identity": ("identity_similarity", "{:.3f}"),
+        "likeness to the picture": ("reference_similarity", "{:.3f}"),
+        "sharpness": ("sharpness", "{:.0f}"),
+        "mean colour": ("colour", "{0[0]:.0f}/{0[1]:.0f}/{0[2]:.0f}"),
+    }
+    try:
+        rows = found["rows"]
+        ends = rows[:1] if len(rows) < 2 else [rows[0], rows[-1]]
+        known = {what: [row[name] for row in ends] for what, (name, _) in shown.items()}
+        return ", ".join(
+            f"{what} {' → '.join(map(shown[what][1].format, values))}"
+            for what, values in known.items()
+            if values and None not in values
+        )
+    except (TypeError, KeyError, IndexError, ValueError):
+        return ""
 
 
 def _recorded(run_dir: Path, clip_id: str) -> list[dict[str, Any]]:

@@ -130,6 +130,7 @@ def test_a_prepared_cache_is_used_again_and_changes_nothing(talker, picture, spe
     first = offline(talker, picture, speech, config)
     talker.prepare(config)
     (kept,) = [rollout for rollouts in talker.idle.values() for rollout in rollouts]
+    assert len(offline(talker, picture, speech, GenerateConfig(steps=3, guidance_audio=2.0))) == 31  # in the same cache
     for seed in (0, 0, 1):
         again = offline(talker, picture, speech, GenerateConfig(steps=2, guidance_audio=2.0, seed=seed))
         assert (seed == 0) == np.array_equal(again, first)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import av
@@ -14,9 +16,9 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from dualforce_model.errors import BadInput, Rejected
-from dualforce_model.generate import GenerateConfig
+from dualforce_model.generate import GenerateConfig, views
 from dualforce_model.generate.__main__ import main
-from dualforce_model.generate.render import generate
+from dualforce_model.generate.render import Extras, generate
 from dualforce_model.train import checkpoint as checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,9 +78,70 @@ def test_a_real_picture_and_any_sound_file_through_the_command(checkpoint, share
         assert sum(1 for _ in container.decode(video=0)) == 25
 
 
-def test_the_video_tower_alone_talks_too(checkpoint_without_struct, picture, speech, tmp_path):
+def decoded(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_what_may_be_shown_beside_and_measured(talker, picture, speech, tmp_path):
+    plain = generate(talker, picture, speech, tmp_path / "plain.mp4", QUICK)
+    whole = Extras(side_by_side=True, overlay=True, drift=True)
+    made = generate(talker, picture, speech, tmp_path / "all.mp4", QUICK, extras=whole)
+    frames, both = decoded(plain.path), decoded(made.path)
+    assert frames.shape == (31, 96, 96, 3)
+    assert both.shape == (31, 96, 192, 3)
+    assert np.abs(both[:, :, :96].astype(int) - picture).mean() < 4  # the picture, through the encoder
+    moved = np.abs(both[:, :, 96:].astype(int) - frames).max(-1) > 60
+    assert 21 <= moved[0].sum() < 21 * 40  # dots, and otherwise the same frames
+    assert np.abs(both[:, :, 96:].astype(int) - frames).mean() < 12
+    assert plain.drift is None
+    facts = json.loads(made.save_drift().read_text())
+    assert facts == made.drift
+    assert [row["to_s"] for row in facts["rows"]] == [1.24]
+    assert facts["rows"][0]["reference_similarity"] > 0.5
+
+
+def test_dots_stand_where_the_keypoints_are(run_folder, clip):
+    from dualforce_model.features.struct_latents import keypoints_of
+    from dualforce_model.store import read_tensors
+
+    face = read_tensors(run_folder / "features" / "struct_latents" / f"{clip.clip_id}.safetensors")["struct"][3]
+    blank = np.zeros((96, 96, 3), np.uint8)
+    shown = views.with_landmarks(blank, face)
+    lit = np.argwhere(shown.any(-1))[:, ::-1]
+    points = keypoints_of(face[None], 96)[0, :, :2]
+    assert len(lit) > 100
+    assert not blank.any()
+    for point in points:
+        assert np.hypot(*(lit - point).T).min() < 1.5
+    for spot in lit:
+        assert np.hypot(*(points - spot).T).min() < 3.5
+    far = face.copy()
+    far[6:8] = np.nan, 40
+    assert not views.with_landmarks(blank, far).any()  # a face that is nowhere is drawn nowhere
+
+
+def test_a_given_motion_through_the_command(checkpoint, run_folder, clip, tmp_path, capsys):
+    from PIL import Image
+
+    Image.fromarray(next(iter(clip.frames()))).resize((400, 400)).save(tmp_path / "face.png")
+    motion = run_folder / "features" / "struct_latents" / "good_hdtf_may_512_25-s0t0.safetensors"
+    arguments = ["--checkpoint", checkpoint, "--image", tmp_path / "face.png", "--audio", clip.video]
+    arguments += ["-o", tmp_path / "out.mp4", "--steps", "1", "--set", "seconds=0.4", "--motion", motion, "--drift"]
+    assert main([*map(str, arguments)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'out.mp4'}: 0.40 s, driven for 0.40 s",
+        str(tmp_path / "out.drift.json"),
+    ]
+
+
+def test_the_video_tower_alone_talks_too(checkpoint_without_struct, picture, speech, run_folder, tmp_path):
     made = generate(checkpoint_without_struct, picture, speech, tmp_path / "out.mp4", QUICK)
     assert made.frames == 31
+    out = tmp_path / "out.mp4"
+    driven = Extras(motion=run_folder / "features" / "struct_latents" / "good_hdtf_may_512_25-s0t0.safetensors")
+    assert refused(checkpoint_without_struct, picture, speech, out, QUICK, extras=driven) == "no_struct"
+    assert refused(checkpoint_without_struct, picture, speech, out, extras=Extras(overlay=True)) == "no_landmarks"
 
 
 def refused(*arguments, kind=BadInput, **named) -> str:
@@ -120,6 +183,36 @@ def test_bad_pictures_are_refused(checkpoint, speech, shared_data, tmp_path):
     assert refused(checkpoint, pixel, speech, out, kind=Rejected) == "no_face"
     group = shared_data / "images" / "insightface_t1_group.jpg"
     assert refused(checkpoint, group, speech, out, kind=Rejected) == "several_faces"
+
+
+def test_two_hours_are_refused_at_once_with_what_to_do(picture, tmp_path):
+    path = tmp_path / "long.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 1, 4000, 1, "NONE", ""))
+        file.writeframes(b"\x80")
+    header = bytearray(path.read_bytes()[:44])
+    header[4:8], header[40:44] = struct.pack("<I", 36 + 28_800_000), struct.pack("<I", 28_800_000)
+    with open(path, "wb") as raw:
+        raw.write(header)
+        raw.truncate(44 + 28_800_000)  # silence that takes no room
+    with pytest.raises(BadInput, match=r"120\.0 min.*limit is 10 min.*max_seconds") as error:
+        generate(tmp_path / "no checkpoint", picture, path, tmp_path / "out.mp4")
+    assert error.value.reason == "too_long"
+
+
+def test_bad_input_is_refused_before_a_device_is_touched(checkpoint, picture, speech, shared_data, tmp_path):
+    """The device asked for does not exist, and that is the last thing that anyone hears of."""
+    out, group = tmp_path / "out.mp4", shared_data / "images" / "insightface_t1_group.jpg"
+    template = shared_data / "templates" / "liveportrait_laugh.safetensors"
+    nowhere = {"device": "cuda:99"}
+    assert refused(checkpoint, group, speech, out, kind=Rejected, **nowhere) == "several_faces"
+    assert refused(checkpoint, picture, np.zeros(16000, np.float32), out, **nowhere) == "silent_audio"
+    assert refused(checkpoint, picture, speech, out, extras=Extras(motion=template), **nowhere) == "other_motion"
+    assert refused(checkpoint, picture, speech, out, extras=Extras(text="  "), **nowhere) == "no_text"
+    mixed = altered(checkpoint, tmp_path / "mixed", "dataset.json", lambda f: f["card"].update(identity="0" * 32))
+    assert refused(mixed, picture, speech, out, **nowhere) == "foreign_checkpoint"
+    assert refused(checkpoint, picture, speech, out, **nowhere) == "no_device"
+    assert refused(checkpoint, picture, speech, out, device="quantum") == "no_device"
 
 
 def altered(checkpoint: Path, root: Path, file: str, change) -> Path:

@@ -220,9 +220,9 @@ def test_cost_per_latent_does_not_grow(model, chunk):
 
 def test_a_rollout_begun_again_draws_as_a_new_one(model):
     config = GenerateConfig(steps=2, guidance_reference=2.0)
-    rollout = begun(model, config, (1,))
+    rollout = begun(model, replace(config, steps=3, order=2, context_sigma=0.1), (1,))
     drawn(rollout, 5, (1,))
-    rollout.restart(picture(2), [7])
+    rollout.restart(config, picture(2), [7])
     again = drawn(rollout, 4, (2,))
     fresh = drawn(begun(model, config, (2,), seeds=[7]), 4, (2,))
     assert torch.equal(again[0], fresh[0])
