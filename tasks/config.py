@@ -97,4 +97,5 @@ class RunConfig:
     runner: RunnerConfig = field(default_factory=RunnerConfig)
 
 
+TRAININGS = ("train_video", "train", "train_few")  # the first and the last only where they are configured
 STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "metadata", "train", "generate")
