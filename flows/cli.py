@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +15,7 @@ from rich.table import Table
 from dualforce_model import __version__
 from dualforce_model.config import ConfigError
 from dualforce_model.errors import BadInput, Rejected
-from flows import download, serve, server, weights
+from flows import bench, download, export, generate, look, operate, serve, server, store, weights
 
 app = typer.Typer(
     name="dualforce",
@@ -86,9 +85,10 @@ def _run(
     server.configure(verbose)
     from flows.pipeline import chosen, pipeline
     from flows.progress import progress_bars
+    from tasks.away import said_plainly
 
     stages = chosen(from_stage, only)
-    with progress_bars(console, stages):
+    with said_plainly(), progress_bars(console, stages):
         pipeline(
             run_dir=str(folder.absolute()),
             config=str(Path(config).absolute()) if Path(config).exists() else config,
@@ -99,42 +99,9 @@ def _run(
             force=force,
             retry_failed=retry_failed,
         )
-    _print_status(folder)
+    look.show_counts(folder)
     console.print(f"report: {folder / 'report' / 'index.html'}", soft_wrap=True)
     return folder
-
-
-@app.command()
-def status(
-    run_dir: RunDir,
-    as_json: Annotated[bool, typer.Option("--json", help="Print `stages` and `clips` as JSON.")] = False,
-) -> None:
-    """Show what became of every clip: counts per stage, reasons, what was reused."""
-    from tasks.run import open_run
-    from tasks.status import status as read_status
-
-    if as_json:
-        print(json.dumps(read_status(open_run(run_dir).dir), indent=1))
-    else:
-        open_run(run_dir)
-        _print_status(run_dir)
-
-
-def _print_status(run_dir: Path) -> None:
-    from tasks.status import status as read_status
-
-    found = read_status(run_dir.absolute())
-    table = Table(title=str(run_dir), box=box.SIMPLE)
-    for name in ("stage", "accepted", "rejected", "failed", "reused", "seconds"):
-        table.add_column(name, no_wrap=True, justify="left" if name == "stage" else "right")
-    for stage, row in found["stages"].items():
-        numbers = [str(row[what]) for what in ("accepted", "rejected", "failed", "reused")]
-        table.add_row(stage, *numbers, f"{row['seconds']:.1f}")
-    console.print(table)
-    for stage, row in found["stages"].items():
-        if row["reasons"]:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in row["reasons"].items())
-            console.print(f"  {stage}: {escape(reasons)}", highlight=False)
 
 
 @app.command(epilog="Example:  \n`dualforce refilter runs/mine --set quality.min_face_px=120`")
@@ -203,66 +170,6 @@ def demo(
         raise typer.Exit(1)
 
 
-@app.command(
-    epilog="Example:  \n`dualforce generate --checkpoint runs/demo/checkpoints/… --image me.jpg --audio hello.wav -o me.mp4`"
-)
-def generate(
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint folder, or the folder that holds them.")],
-    image: Annotated[Path, typer.Option(help="A picture with one face, any format and size.")],
-    audio: Annotated[Path, typer.Option(help="Speech, any format and rate.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("out.mp4"),
-    steps: Annotated[int | None, typer.Option(help="Denoising steps per latent frame.")] = None,
-    guidance_audio: Annotated[float | None, typer.Option(help="Above 1: follow the sound more strictly.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same video.")] = None,
-    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Any key of GenerateConfig.")] = [],  # noqa: B006
-) -> None:
-    """Generate a video from one picture and a voice."""
-    from dualforce_model.config import load
-    from dualforce_model.generate import GenerateConfig
-    from dualforce_model.generate.render import generate as render
-
-    short = {"steps": steps, "guidance_audio": guidance_audio, "seed": seed}
-    changes = [*set_, *(f"{key}={value}" for key, value in short.items() if value is not None)]
-    made = render(checkpoint, image, audio, output, load(GenerateConfig, None, changes))
-    console.print(f"{made.path}: {made.seconds:.2f} s", soft_wrap=True)
-
-
-@app.command()
-def up(
-    port: int = server.PORT,
-    host: Annotated[str, typer.Option(help="Bind beyond this machine only on purpose.")] = server.HOST,
-) -> None:
-    """Start the Prefect server with its dashboard, on this machine only, until Ctrl-C."""
-    if server.healthy(server.url(port, host)):
-        console.print(f"a server already answers: dashboard http://{host}:{port}")
-        return
-    try:
-        process = server.start(port, host)
-    except RuntimeError as error:
-        raise ConfigError(str(error)) from error
-    console.print(
-        f"[bold]dashboard http://{host}:{port}[/]   export PREFECT_API_URL={server.url(port, host)}", soft_wrap=True
-    )
-    raise typer.Exit(server.hold(process))
-
-
-@app.command()
-def deploy() -> None:
-    """Create the work pools and the deployments of prefect.yaml on the running server. Safe to repeat."""
-    server.configure()
-    from flows.deploy import deploy as create_deployments
-
-    for line in create_deployments():
-        console.print(line, soft_wrap=True)
-
-
-@app.command()
-def worker(pool: Annotated[str, typer.Option(help="Which work pool to serve: cpu or gpu.")] = "cpu") -> None:
-    """Start a Prefect worker for a pool."""
-    server.configure(verbose=True)
-    raise typer.Exit(server.prefect("worker", "start", "--pool", pool, "--type", "process"))
-
-
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Say what is installed, which weights are there, and what is missing for what."""
@@ -280,24 +187,15 @@ def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
         raise typer.Exit(1)
 
 
+app.add_typer(look.app)  # status, verify
+app.add_typer(store.app)  # pull
 app.add_typer(download.app)  # plan, forget
+app.add_typer(generate.app)  # generate
+app.add_typer(export.app)  # export
 app.add_typer(serve.app)  # serve
+app.add_typer(operate.app)  # up, deploy, worker, crashed, retention
 app.add_typer(weights.app, name="weights")
-bench = typer.Typer(help="Measure this machine; each prints JSON.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command("data")
-def bench_data(
-    input_dir: Annotated[Path, typer.Option("--input", help="Folder with videos.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (the only format).")] = True,
-    set_: Set = [],  # noqa: B006
-) -> None:
-    """Time stages 2 to 5 (face crop to metadata) on a folder of videos, in a run folder of its own."""
-    from flows.bench import data
-
-    figures: dict[str, Any] = data(input_dir, set_)
-    print(json.dumps(figures, indent=1))
+app.add_typer(bench.app, name="bench")
 
 
 if __name__ == "__main__":

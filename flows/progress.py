@@ -28,8 +28,5 @@ def progress_bars(console: Console, stages: Sequence[str]) -> Iterator[None]:
                 counts = list(done[stage].values())
                 progress.update(bars[stage], completed=sum(c[0] for c in counts), total=sum(c[1] for c in counts))
 
-        watch.listen(show)
-        try:
+        with watch.heard_by(show):
             yield
-        finally:
-            watch.listen(None)

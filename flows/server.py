@@ -23,6 +23,9 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "dualforce",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 12 s on two idle cores, more on busy ones
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # the automation that marks crashed runs waits for five of them
+    # a server that is restarted is waited for: 2 + 4 + … + 128 s
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
     # results go into the run folder and nowhere else; what Prefect kept of its own would be a pickle
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
@@ -98,7 +101,7 @@ def start(port: int, host: str = HOST, wait_s: float = 120) -> subprocess.Popen[
         )
     environment = {**os.environ, **QUIET, "PREFECT_API_URL": url(port, host)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    server = subprocess.Popen(command, env=environment)
+    server = subprocess.Popen(command, env=environment, umask=0o077)  # its database is nobody else's to read
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
         if server.poll() is not None:

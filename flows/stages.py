@@ -8,25 +8,31 @@ from typing import Any
 from prefect import Flow, flow
 from prefect.runtime import flow_run
 
-from flows.settings import prepare
+from flows.crashed import worked_on_here
+from flows.settings import load, name_of, prepare, shipped
 from tasks.config import STAGES
+from tasks.run import lock
 from tasks.run_stage import run_stage
 
 StageFlow = Flow[Any, dict[str, int]]
 PARAMETERS = """
 
     Args:
-        run_dir: the run folder.
-        config: a YAML file, a shipped config (demo, local), or empty for what the run folder last used.
-        input_dir: folder with videos; empty for the config's.
-        overrides: settings such as `quality.min_face_px=120`.
+        run_dir: the run folder, as an absolute path on the worker's machine.
+        config: a shipped config ({shipped}), a YAML file, another run folder, or None for what this folder last used.
+        input_dir: a folder with videos, or None for what the config says.
+        overrides: settings as KEY=VALUE, such as `quality.min_face_px=120`.
         force: do again what is valid.
-"""
+""".replace("{shipped}", ", ".join(f"`{name}`" for name in shipped()))  # the dashboard's form shows it
 
 
 def run_name() -> str:
-    """`<run folder>-<flow>`: what the dashboard shows."""
-    return f"{Path(flow_run.parameters.get('run_dir') or 'run').name}-{flow_run.flow_name}"
+    """`<dataset>-<run folder>-<flow>`, the dataset only where the folder's name does not say it already."""
+    given = flow_run.parameters
+    folder = Path(given.get("run_dir") or "run")
+    dataset = name_of(given.get("config"), folder)
+    label = folder.name if dataset in folder.name else f"{dataset}-{folder.name}"
+    return f"{label}-{flow_run.flow_name}"
 
 
 def _stage(name: str, what: str) -> StageFlow:
@@ -37,11 +43,13 @@ def _stage(name: str, what: str) -> StageFlow:
         overrides: list[str] = [],  # noqa: B006  (never changed; the dashboard's form shows it)
         force: bool = False,
     ) -> dict[str, int]:
-        return run_stage(prepare(config, run_dir, input_dir, overrides), name, force)
+        load(config, Path(run_dir), overrides)  # what is wrong with it is said before anything is made or waited for
+        with worked_on_here(), lock(Path(run_dir), name):
+            return run_stage(prepare(config, run_dir, input_dir, overrides), name, force)
 
     stage.__name__ = stage.__qualname__ = name
-    stage.__doc__ = what + PARAMETERS  # the dashboard's form shows it
-    return flow(name=name.replace("_", "-"), flow_run_name=run_name, persist_result=False)(stage)
+    stage.__doc__ = what + PARAMETERS
+    return flow(name=name.replace("_", "-"), description=what, flow_run_name=run_name, persist_result=False)(stage)
 
 
 download = _stage("download", "Fetch the videos of the datasets' lists, politely and without losing count.")
@@ -54,7 +62,11 @@ flame = _stage("flame", "Extract the FLAME parameters of accepted clips, with th
 audio_features = _stage("audio_features", "Extract the audio features of accepted clips.")
 reference = _stage("reference", "Extract the reference latents of accepted clips.")
 metadata = _stage("metadata", "Validate all features, split by identity, compute statistics, publish the metadata.")
-train = _stage("train", "Train on the dataset of the run folder; a killed run resumes at its last checkpoint.")
+train_video = _stage("train_video", "Pretrain the video tower alone; a killed run resumes at its last checkpoint.")
+train = _stage(
+    "train", "Train all parts on the dataset of the run folder; a killed run resumes at its last checkpoint."
+)
+train_few = _stage("train_few", "Teach a trained model to take few steps, from the checkpoint that it starts from.")
 generate = _stage("generate", "Generate a sample from the checkpoint: reference picture and sound in, video out.")
 
 FLOWS: dict[str, StageFlow] = {name: globals()[name] for name in STAGES}

@@ -54,6 +54,7 @@ class RunnerConfig:
     workers: int = 0  # processes on each machine; 0 = one per core
     shard_size: int = 256  # items per Prefect task run
     train_processes: int = 1  # ranks of the training job on this machine: one per GPU
+    gpus: tuple[int, ...] = ()  # which GPUs training may use; none named: all that are there
     accelerate: Path | None = None  # launch settings instead, see infra/accelerate
     clip_timeout_s: float = 3600.0  # one item may take this long; then its worker is stopped and the item failed
 
@@ -98,4 +99,4 @@ class RunConfig:
 
 
 TRAININGS = ("train_video", "train", "train_few")  # the first and the last only where they are configured
-STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "metadata", "train", "generate")
+STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "metadata", *TRAININGS, "generate")

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 
 from dualforce_model.download import deny
 from dualforce_model.store import ledger, publish
-from tasks.config import STAGES
+from dualforce_model.store.remote import Remote
+from tasks import working_copy
+from tasks.config import STAGES, TRAININGS
 from tasks.download import FOLDER
 from tasks.run import Run, lock
 
+OF_ALL = ("metadata", *TRAININGS)  # their files belong to all clips
 PAGES = ("report", "download.json")  # made of what was there; the next run makes them again
 
 
@@ -28,26 +31,47 @@ def forget(run: Run, ids: Iterable[str]) -> dict[str, Any]:
     folder are the user's and stay. Killed half-way, it can be done again.
     """
     wanted = frozenset(ids)
-    with lock(run.dir):
+    with lock(run.dir), working_copy.changed(run, STAGES) as remote:
         mine = {stage: _rows(run.dir, stage, wanted) for stage in STAGES}
         names = {row["source"] for rows in mine.values() for row in rows if not _only_clip(row, wanted)} - {""}
         known = wanted | names
         deny.add(run.dir, known)
+        if remote is not None:  # first of all here too
+            remote.write(deny.NAME, run.dir / deny.NAME)
         files = _files(run, mine, known)
         size = 0
         for file in files:
             with contextlib.suppress(FileNotFoundError):
                 size += (run.dir / file).stat().st_size
                 (run.dir / file).unlink()
+        stored = []
+        if remote is not None:
+            stored = _stored(remote, mine)
+            remote.remove(stored)
         removed = {stage: _drop(run.dir, stage, wanted) for stage, rows in mine.items() if rows}
         return {
             "denied": sorted(known),
-            "files": files,
+            "files": files + stored,
             "bytes": size,
             "rows": removed,
             "dataset_rows": _drop_from_dataset(run.dir, known),
             "left": sorted(str(p.relative_to(run.dir)) for p in run.checkpoints.glob("*") if p.is_dir()),
         }
+
+
+def _stored(remote: Remote, mine: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What shared storage holds of it, in every version, and the dataset's table, which the next run makes again."""
+    own = {stage: rows for stage, rows in mine.items() if stage not in OF_ALL}
+    named = {name for rows in own.values() for row in rows for name, *_ in json.loads(row["files"])}
+    clips = {row["clip_id"] for rows in mine.values() for row in rows} - {""}
+    if mine["metadata"]:
+        named.add("metadata.parquet")
+    found = []
+    for key in remote.objects():
+        name = key.partition("/")[2].rpartition(".")[0]  # files/<name>.<sha256>
+        if name in named or Path(name).name.partition(".")[0] in clips:
+            found.append(key)
+    return sorted(found)
 
 
 def _rows(run_dir: Path, stage: str, wanted: frozenset[str]) -> list[dict[str, Any]]:
@@ -67,8 +91,8 @@ def _only_clip(row: dict[str, Any], wanted: frozenset[str]) -> bool:
 def _files(run: Run, mine: dict[str, list[dict[str, Any]]], known: frozenset[str]) -> list[str]:
     found: set[Path] = set()
     for stage, rows in mine.items():
-        if stage in ("metadata", "train"):
-            continue  # their files belong to all clips
+        if stage in OF_ALL:
+            continue
         for row in rows:
             found |= {run.dir / name for name, *_ in json.loads(row["files"])}
             if row["clip_id"]:

@@ -14,6 +14,7 @@ from typing import Any
 from dualforce_model import config as configs
 from dualforce_model.download import deny
 from dualforce_model.errors import BadInput
+from dualforce_model.features import FEATURES
 from dualforce_model.store import write_json
 from tasks.config import RunConfig
 
@@ -52,14 +53,10 @@ class Run:
 def create(run_dir: Path, config: RunConfig) -> Run:
     """Make the run folder, or take over an existing one with a new configuration. Raises RunError."""
     run_dir, config = run_dir.absolute(), replace(config, download=config.download.absolute())
-    if run_dir.exists() and not run_dir.is_dir():
-        raise RunError(f"{run_dir} is a file; name a folder for the run")
+    _usable(run_dir)
     if (run_dir / MANIFEST).exists():
         _manifest(run_dir)
-    elif run_dir.exists() and any(run_dir.iterdir()):
-        raise RunError(f"{run_dir} is not empty and not a run folder; choose another --run-dir")
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
         if config.download.deny is not None:  # before anything else is done with this configuration
             deny.add(run_dir, deny.parse(config.download.deny))
         write_json(run_dir / MANIFEST, {"format": FORMAT, "config": configs.to_dict(config)})
@@ -97,35 +94,93 @@ def _manifest(run_dir: Path) -> dict[str, Any]:
     return manifest  # type: ignore[no-any-return]
 
 
-_held: dict[Path, int] = {}
+_held: dict[Path, int] = {}  # lock files of this process, and how many blocks have taken each
+LOCK = ".lock"  # whoever changes what several stages read; one per feature beside it
 
 
 @contextmanager
-def lock(run_dir: Path) -> Iterator[None]:
+def lock(run_dir: Path, stage: str = "") -> Iterator[None]:
     """Hold a run folder for this process; stages inside a pipeline may take it again. Raises RunError if another has it.
 
-    A file lock ends with its process, however it ends, so nothing stale is ever left behind.
+    Features only read what lies before them, so different ones run side by side, in several processes; the same one
+    twice does not, nor anything beside a stage that others read from. A file lock ends with its process, however it
+    ends, so nothing stale is ever left behind.
     """
-    if run_dir in _held:
-        _held[run_dir] += 1
+    run_dir = run_dir.absolute()
+    _usable(run_dir)
+    whole = run_dir / LOCK
+    if whole in _held or stage not in FEATURES:
+        with _take(whole, run_dir):
+            yield
+    else:
+        with _take(run_dir / f"{LOCK}-{stage}", run_dir), _take(whole, run_dir, shared=True):
+            yield
+
+
+@contextmanager
+def _take(path: Path, run_dir: Path, shared: bool = False) -> Iterator[None]:
+    if not shared and path in _held:
+        _held[path] += 1
         try:
             yield
         finally:
-            _held[run_dir] -= 1
+            _held[path] -= 1
         return
-    handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(handle, 100).decode() or "another process"
+            holder = os.read(handle, 200).decode() or _holders(run_dir) or "another process"
             raise RunError(f"{run_dir} is in use by {holder}; wait for it to end, or name another --run-dir") from None
         os.ftruncate(handle, 0)
+        if shared:  # several hold it; who they are stands in the files of their own
+            yield
+            return
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        _held[run_dir] = 1
+        _held[path] = 1
         try:
             yield
         finally:
-            del _held[run_dir]
+            del _held[path]
     finally:
         os.close(handle)
+
+
+def _holders(run_dir: Path) -> str:
+    """Who holds features of the folder, as words."""
+    found = []
+    for feature in FEATURES:
+        path = run_dir / f"{LOCK}-{feature}"
+        if path.exists():
+            with open(path, encoding="utf-8") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found.append(f"{feature} ({handle.read()})")
+    return ", ".join(found)
+
+
+@contextmanager
+def settings_of(run_dir: Path) -> Iterator[None]:
+    """Read and change `run.json` in one go: features that start side by side wait here for each other, for an instant."""
+    _usable(run_dir.absolute())
+    with open(run_dir / f"{LOCK}-settings", "a", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _usable(run_dir: Path) -> None:
+    """Make the folder if it is not there. Raises RunError where something else lies."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunError(f"{run_dir} is a file; name a folder for the run")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        others = [path for path in run_dir.iterdir() if not path.name.startswith(LOCK)]
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
+    if others and not (run_dir / MANIFEST).exists():
+        raise RunError(f"{run_dir} is not empty and not a run folder; choose another --run-dir")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from typing import Any, cast
-from uuid import UUID
+from collections.abc import Iterator
+from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from dualforce_model.store import ledger, sweep
-from tasks import quality, watch
-from tasks.artifacts import key_of, show_stage
+from tasks import gpu, quality, train, watch, working_copy
+from tasks.artifacts import show_stage
+from tasks.board import Bar, Training
+from tasks.config import TRAININGS
+from tasks.launch import JobStopped
 from tasks.run import Run, RunError, lock
 from tasks.runners import shards_of
 from tasks.shard import Record, process, room_on_disk, sort_out, split, tally
-from tasks.stage import Item
+from tasks.stage import Item, Stage
 from tasks.stages import STAGES
 
 
@@ -48,31 +51,56 @@ def process_shard(stage: str, number: int, shard: Shard) -> dict[str, int]:
     """Do one shard of a stage and publish its part of the ledger. Returns the counts of its rows."""
     run, items, force = shard.run, shard.items, shard.force
     logger = get_run_logger()
-    bar = create_progress_artifact(0.0, key=f"progress-{key_of(stage)}-{number:04d}", description=f"{stage} {number}")
-    shown = 0
 
     def progress(done: int) -> None:
-        nonlocal shown
         watch.tell(stage, number, done, len(items))
-        percent = 100 * done // max(1, len(items))
-        if percent >= shown + 5 or percent == 100 != shown:  # a call to the server each, so not for every item
-            shown = percent
-            update_progress_artifact(cast("UUID", bar), float(percent))
+
+    def tell_of(clip: str) -> None:
+        logger.info("%s %04d: %s", stage, number, clip)
 
     def judged(records: list[Record]) -> list[Record]:
         return quality.judge(records, run.config.quality) if stage == "quality" else records
 
     def save(records: list[Record]) -> None:
         with room_on_disk(run.dir):
-            ledger.write_part(run.dir, stage, number, judged(records))
+            working_copy.save(run, remote, stage, number, judged(records))
 
-    saved = ledger.part(run.dir, stage, number)  # of an attempt of this run that failed or whose machine went away
-    records = process(run, STAGES[stage], items, saved, force=force, log=logger.info, progress=progress, save=save)
-    records = judged(records)
+    remote = working_copy.remote_of(run)
+    saved = working_copy.saved(run, remote, stage, number)  # of an attempt that failed or whose machine went away
+    tell: Any = {"log": tell_of, "progress": progress, "save": save}
+    with gpu.taken(run.config, stage), shown(run, stage, number, items):
+        records = judged(process(run, STAGES[stage], items, saved, force=force, remote=remote, **tell))
     save(records)
+    _long_job_ended(STAGES[stage], records)
     counts = tally(records)
-    logger.info("%s shard %d: %s", stage, number, ", ".join(f"{n} {what}" for what, n in counts.items()))
+    logger.info("%s %04d: %s", stage, number, ", ".join(f"{n} {what}" for what, n in counts.items()))
     return counts
+
+
+class EndedEarly(Exception):
+    """A long job ended before its time. What it saved is there, so that the next attempt goes on from it."""
+
+
+def _long_job_ended(stage: Stage, records: list[Record]) -> None:
+    """Have Prefect try again what a long job (training, say) did not finish, unless it was asked to end."""
+    for record in records if not stage.in_workers else ():
+        if record["reason"] == JobStopped.__name__:
+            raise RunError(record["message"])
+        if record["status"] == "failed" and record["retry"]:
+            raise EndedEarly(record["message"])
+
+
+@contextlib.contextmanager
+def shown(run: Run, stage: str, number: int, items: list[Item]) -> Iterator[None]:
+    """Show on the dashboard how the work of the block goes on."""
+    with watch.heard_by(Bar(stage, number, run.dir).show):
+        if stage not in TRAININGS:
+            yield
+            return
+        training = Training(stage, train.folder(run.dir, items[0]))
+        with watch.heard_by(training.show):
+            yield
+        training.look()
 
 
 def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
@@ -82,12 +110,15 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
     """
     logging.getLogger("dualforce").setLevel(logging.INFO)
     stage = STAGES[name]
-    with lock(run.dir):
+    with lock(run.dir, name), working_copy.said_plainly():
         sweep(ledger.folder(run.dir, name))
         sweep(run.dir / stage.folder, below=bool(stage.folder))
+        remote = working_copy.remote_of(run)
         with room_on_disk(run.dir):
-            ledger.begin(run.dir, name)
-        todo, kept = sort_out(run, stage, stage.plan(run), force)
+            working_copy.begin(run, remote, stage)
+        todo, kept = sort_out(run, stage, stage.plan(run), force, remote)
+        if remote is not None:
+            todo = working_copy.with_needs(run, stage, todo)
         if name == "quality":
             kept = quality.judge_table(kept, run.config.quality)
         total = Counter(accepted=0, rejected=0, failed=0, reused=kept.num_rows)
@@ -97,7 +128,7 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
             watch.tell(name, len(shards), kept.num_rows, kept.num_rows)
         total.update(_do(run, name, shards, force))
         with room_on_disk(run.dir):
-            ledger.finish(run.dir, name, kept)
+            working_copy.finish(run, remote, name, kept)
     show_stage(run, name, dict(total))
     if not stage.in_workers and total["failed"] and not total["accepted"] + total["rejected"]:
         # one clip in thousands may fail; the dataset, the training or the sample as a whole may not
@@ -122,6 +153,8 @@ def _do(run: Run, name: str, shards: list[list[Item]], force: bool) -> Counter[s
             except Exception as error:  # noqa: BLE001  (the other shards shall finish and be recorded first)
                 trouble = error
             watch.tell(name, number, len(shards[number]), len(shards[number]))  # other machines tell us nothing
+    if isinstance(trouble, EndedEarly):
+        raise RunError(f"{name} failed: {trouble}") from trouble
     if trouble is not None:
         raise trouble
     return total

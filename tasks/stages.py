@@ -12,6 +12,6 @@ STAGES: dict[str, Stage] = {
     "quality": quality.STAGE,
     **features.STAGES,
     "metadata": metadata.STAGE,
-    "train": train.STAGE,
+    **train.STAGES,
     "generate": generate.STAGE,
 }

@@ -1,40 +1,74 @@
-"""Stage `train`: one long job under `accelerate launch`, resumed where it was killed, finished once per dataset and config."""
+"""The training stages: each one long job under `accelerate launch`, resumed where it was killed, done once per dataset,
+config and start. `train_video` and `train_few` are there only when they are configured.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dualforce_model import config as configs
-from dualforce_model.store import identity, ledger, write_json
+from dualforce_model.errors import BadInput
+from dualforce_model.features import FEATURES
+from dualforce_model.report.plots import curve_page
+from dualforce_model.store import digest_file, identity, ledger, publish, write_json
 from dualforce_model.train import checkpoint, log
 from dualforce_model.train.config import TrainConfig, lineage
 from tasks import watch
-from tasks.config import RunnerConfig
-from tasks.launch import run_job
+from tasks.config import TRAININGS, RunnerConfig
+from tasks.launch import JobFailed, run_job
 from tasks.run import Run, RunError
-from tasks.stage import Item, Row, Stage
+from tasks.stage import Item, Row, Stage, row_facts, upstream
 
-VERSION = 1
+VERSION = 2
+BAD_INPUT, DIVERGED = 2, 3  # exit codes after which trying again would end the same way
 
 
-def plan(run: Run) -> list[Item]:
-    """The one training of this dataset under this config. Another dataset or config gets a folder of its own."""
+def plan(name: str, run: Run) -> list[Item]:
+    """The one training of this dataset under this config. Another dataset, config or start gets a folder of its own."""
+    config: TrainConfig | None = getattr(run.config, name)
+    if config is None:
+        raise RunError(f"{name} is not configured: --set {name}=small, or a section {name} in the config")
     card = run.dir / "metadata.json"
     if not ledger.exists(run.dir, "metadata") or not card.exists():
         raise RunError(f"no dataset in {run.dir}; run the stage 'metadata' first")
     dataset = json.loads(card.read_text(encoding="utf-8"))["identity"]
-    mine = identity(stage="train", version=VERSION, dataset=dataset, config=lineage(run.config.train))
-    payload = {"config": run.config.train, "launch": _launch(run.config.runner)}
-    return [Item(mine, "", "", payload=payload)]
+    start = None
+    if config.start_from is not None:
+        folder = _start(run, config.start_from)
+        config = configs.build(
+            type(config), {**configs.to_dict(config), "start_from": os.path.relpath(folder, run.dir)}
+        )
+        start = digest_file(folder / checkpoint.MARKER)
+    mine = identity(stage=name, version=VERSION, dataset=dataset, config=lineage(config), start=start)
+    return [Item(mine, "", "", payload={"stage": name, "config": config, "runner": run.config.runner})]
+
+
+def _start(run: Run, start_from: str) -> Path:
+    """The checkpoint that is meant: of another training stage of this run, or a folder of one's own."""
+    try:
+        if start_from in TRAININGS:
+            (row,) = upstream(run, start_from, "facts").itertuples(index=False)
+            return checkpoint.resolve(run.dir / row_facts(row)["folder"])
+        return checkpoint.resolve(run.dir / start_from)
+    except BadInput as error:
+        raise RunError(f"start_from {start_from}: {error}") from error
+    except ValueError as error:
+        raise RunError(f"start_from {start_from}: that stage has not finished in {run.dir}; run it first") from error
 
 
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
-    """Train to the end, or go on from the newest whole checkpoint of the same identity."""
+    """Train to the end, or go on from the newest whole checkpoint of the same identity.
+
+    Raises BadInput diverged, bad_training (which trying again would not mend), JobFailed and JobStopped.
+    """
     config: TrainConfig = item.payload["config"]
-    out = folder(run_dir, item)
+    runner: RunnerConfig = item.payload["runner"]
+    stage, out = item.payload["stage"], folder(run_dir, item)
     settings = out / "train.json"
     if not reuse and out.exists():
         config = _restarted(config)
@@ -43,9 +77,9 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     def follow(line: str) -> None:
         # the job prints one JSON object per logged step among other lines
         if line.startswith("{") and '"step"' in line:
-            watch.tell("train", 0, json.loads(line)["step"], config.steps)
+            watch.tell(stage, 0, json.loads(line)["step"], config.steps)
 
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *item.payload["launch"]]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *_launch(runner)]
     job = [
         "-m",
         "dualforce_model.train",
@@ -57,7 +91,13 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
         str(out),
         "--supervised",
     ]
-    run_job([*launcher, *job], follow)
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, runner.gpus))} if runner.gpus else {}
+    try:
+        run_job([*launcher, *job], follow, gpus)
+    except JobFailed as error:
+        if error.code in (BAD_INPUT, DIVERGED):
+            raise BadInput("diverged" if error.code == DIVERGED else "bad_training", str(error)) from error
+        raise
     return [_row(run_dir, out, config)]
 
 
@@ -67,9 +107,14 @@ def _row(run_dir: Path, out: Path, config: TrainConfig) -> Row:
     if fault is not None:
         raise RunError(f"training ended, but its checkpoint {final} is not whole: {fault}")
     names = (checkpoint.MARKER, *sorted(json.loads((final / checkpoint.MARKER).read_text(encoding="utf-8"))))
-    last = log.read(out / log.NAME)[-1]
+    rows = log.read(out / log.NAME)
+    with publish(out / "curve.svg") as temporary:
+        temporary.write_text(curve_page(rows), encoding="utf-8")
+    last: dict[str, Any] = {}
+    for row in rows:
+        last |= row
     scores: dict[str, float | None] = {
-        name: float(last[name]) for name in ("loss", "loss_video", "loss_struct") if name in last
+        name: last[name] for name in ("loss", "loss_video", "loss_struct", "val_loss") if last.get(name) is not None
     }
     folder_name = final.relative_to(run_dir)
     return Row(
@@ -96,8 +141,13 @@ def _launch(runner: RunnerConfig) -> list[str]:
 
 
 def _restarted(config: TrainConfig) -> TrainConfig:
-    values: dict[str, Any] = {**configs.to_dict(config), "on_mismatch": "restart"}
-    return configs.build(TrainConfig, values)
+    return configs.build(type(config), {**configs.to_dict(config), "on_mismatch": "restart"})
 
 
-STAGE = Stage("train", "checkpoints", plan, work, in_workers=False)
+STAGES = {
+    name: Stage(
+        name, "checkpoints", partial(plan, name), work, plans_from=("metadata", *TRAININGS[:n]), reads_all=tuple(FEATURES),
+        in_workers=False,
+    )
+    for n, name in enumerate(TRAININGS)
+}  # fmt: skip

@@ -87,11 +87,12 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 def artifacts(run_dir: Path) -> dict[str, bytes]:
     """Every file that the run made, by name, except what tells of the making."""
     apart = ("ledger", "report")
-    names = (".lock", "log.jsonl")
     return {
         str(p.relative_to(run_dir)): p.read_bytes()
         for p in sorted(run_dir.rglob("*"))
-        if p.is_file() and p.relative_to(run_dir).parts[0] not in apart and p.name not in names
+        if p.is_file()
+        and p.relative_to(run_dir).parts[0] not in apart
+        and not p.name.startswith((".lock", "log.jsonl", "events.out"))
     }
 
 

@@ -1,0 +1,53 @@
+"""Slots of the server's limit `gpu`: more work than GPUs waits its turn. A shard takes one, a training one per process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+
+from dualforce_model.features import FEATURES
+from tasks.config import TRAININGS, RunConfig
+from tasks.run import RunError
+
+LIMIT = "gpu"
+
+
+def slots(config: RunConfig, stage: str) -> int:
+    """How many GPUs a shard of the stage may use at a time; 0 when it never uses one."""
+    if stage in TRAININGS:
+        return config.runner.train_processes
+    feature = FEATURES.get(stage)
+    return int(stage == "generate" or (feature is not None and getattr(config, stage).backend in feature.published))
+
+
+@contextmanager
+def taken(config: RunConfig, stage: str) -> Iterator[None]:
+    """Hold the GPUs of a shard while the block runs; on a server without the limit there is nothing to wait for.
+
+    Acquiring costs seconds, so it is done per shard. Raises RunError when the limit is lower than what is asked for.
+    """
+    count = slots(config, stage)
+    limit = _limit() if count else None
+    if limit is None:
+        yield
+        return
+    if limit < count:
+        raise RunError(
+            f"{stage} wants {count} GPUs at a time and the server's limit {LIMIT!r} is {limit}; "
+            f"raise it with `dualforce deploy --gpus {count}` or lower runner.train_processes"
+        )
+    # a server that is away for a while is no reason to end days of training
+    with concurrency(LIMIT, occupy=count, strict=True, raise_on_lease_renewal_failure=False):
+        yield
+
+
+def _limit() -> int | None:
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_global_concurrency_limit_by_name(LIMIT).limit
+        except ObjectNotFound:
+            return None
