@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -103,6 +104,10 @@ def shown(run: Run, stage: str, number: int, items: list[Item]) -> Iterator[None
         training.look()
 
 
+# one plan at a time: those of the five features would share one interpreter anyway, and their memory would add up
+_planning = threading.Lock()
+
+
 def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
     """Bring one stage of a run up to date; returns how many items were accepted, rejected, failed, and reused.
 
@@ -116,7 +121,8 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         remote = working_copy.remote_of(run)
         with room_on_disk(run.dir):
             working_copy.begin(run, remote, stage)
-        todo, kept = sort_out(run, stage, stage.plan(run), force, remote)
+        with _planning:
+            todo, kept = sort_out(run, stage, stage.plan(run), force, remote)
         if remote is not None:
             todo = working_copy.with_needs(run, stage, todo)
         if name == "quality":
