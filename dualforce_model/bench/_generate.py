@@ -22,7 +22,7 @@ from dualforce_model.timeline import STRIDE, sample_of_raw
 READ_BYTES_S, FLOP_S = 4.8e12, 790e12  # one H200: memory as specified; large bf16 products as measured on it
 TOLERANCE = 2e-2  # ||a - b|| / ||b||, as in `bench verify`: bf16 in another order
 # read once per latent or per stream, not in every pass
-NOT_IN_A_PASS = ("text.hidden", "text.out.", "audio.hidden", "audio.norm", "text.kv", "audio.kv", "null", "flame")
+NOT_IN_A_PASS = ("text.q", "text.norm", "text.kv", "audio.kv", "norm_text", "null", "flame")
 
 
 def pass_bytes(model: DualForce, cells: int, window: int, rows: int, chunk: int) -> dict[str, int]:
@@ -46,22 +46,23 @@ def _outside(name: str) -> bool:
 
 
 def pass_flops(model: DualForce, cells: int, window: int, rows: int, chunk: int) -> float:
-    """FLOPs of one pass: 2 per multiply-add; every frame of the chunk sees `window` frames and the reference."""
+    """FLOPs of one pass without text: 2 per multiply-add; each frame of the chunk sees `window` frames and the reference."""
     config = model.config
     N = (cells // config.patch) ** 2
     video, D, frames = config.video, config.video.width, rows * chunk
-    span, text = config.audio_span, 1
+    span = config.audio_span
 
     def tower(size: Any, tokens: int, seen: int, ends: int) -> float:
         E = size.width
         linear = 2 * tokens * (4 * E * E + 2 * E * size.ffn) + 4 * tokens * seen * E  # attention: logits and values
-        linear += 2 * tokens * 2 * E * E + 4 * tokens * text * E  # text: its query and output
         heard = 2 * tokens * 2 * E * E + 4 * tokens * span * E
         level = 2 * (256 * E + 7 * E * E)
         return size.layers * linear + size.audio_layers * heard + 2 * tokens * ends * E + level
 
     area = config.patch**2
-    total = frames * tower(video, N, N * (window + 1), (config.video_inputs + config.latent_channels) * area)
+    towers = [video] if config.struct is None else [video, config.struct]
+    null = sum(2 * rows * size.layers * size.width**2 for size in towers)  # the text that is not there, once per row
+    total = null + frames * tower(video, N, N * (window + 1), (config.video_inputs + config.latent_channels) * area)
     if config.struct is not None:
         struct, M, E = config.struct, config.struct_tokens, config.struct.width
         seen = window + chunk - 1  # of few tokens all are multiplied and some masked

@@ -131,6 +131,13 @@ class CrossAttention(nn.Module):
             heard = tuple(part.flatten(0, 1)[:, None] for part in heard)  # type: ignore[assignment]
         return self.out(thin_attention(q, *heard, mask).reshape(x.shape))
 
+    def of_one(self, value: Tensor) -> Tensor:
+        """What any token takes from a single one, the null say: [B,1,1,D] of its value [B,1,1,H,d].
+
+        Its weight is 1 whoever asks, so no query is made: a seventh of a pass without text.
+        """
+        return self.out(value.flatten(-2))
+
 
 class Block(nn.Module):
     """x [B,F,N,D] to the same shape, given the modulation [B,F,6,D] of its frames' noise levels."""
@@ -215,7 +222,10 @@ class Block(nn.Module):
         """Text, audio and feed-forward, on x with what self-attention adds to it."""
         _, _, gate, ffn_shift, ffn_scale, ffn_gate = steered
         x = gated(x, gate, change)
-        x = x + self.text(self.norm_text(x), heard.text, heard.text_mask, None)
+        if heard.text[1].shape[2] == 1 and not self.training:  # in training every weight wants its gradient, if only 0
+            x = x + self.text.of_one(heard.text[1])
+        else:
+            x = x + self.text(self.norm_text(x), heard.text, heard.text_mask, None)
         if heard.audio is not None:
             x = x + self.audio(self.norm_audio(x), heard.audio, None, time)
         return gated(x, ffn_gate, self.feed_forward(modulated(x, ffn_shift, ffn_scale, self.eps)))
