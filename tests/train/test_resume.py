@@ -1,4 +1,7 @@
-"""Real training processes, killed and started again: every loss and every weight as if nothing had happened."""
+"""Real training processes, killed and started again: every loss and every weight as if nothing had happened.
+
+One process holds the whole model; two share it (FSDP2), unless a test says `copies`.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,36 @@ import torch
 from chain import free_port
 from safetensors.torch import load_file
 
+from dualforce_model.errors import BadInput
+from dualforce_model.model import from_pretrained
 from dualforce_model.train import checkpoint
 from dualforce_model.train.config import OptimiserConfig
+from dualforce_model.train.export import export
 from dualforce_model.train.log import TIMING, read
 from dualforce_model.train.optimiser import learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 20
-SETTINGS = {"steps": STEPS, "batch": 4, "frames": 3, "checkpoint_every": 4, "validate_every": 8, "validate_windows": 4}
+STEPS = 60
+SETTINGS = {
+    "steps": STEPS,
+    "batch": 4,
+    "frames": 3,
+    "checkpoint_every": 12,
+    "validate_every": 24,
+    "validate_windows": 4,
+}
+SHARDS = ["--config_file", str(ROOT / "infra" / "accelerate" / "fsdp2_8gpu.yaml")]
+# with --cpu the launcher starts one process, whatever number it is given; --multi_gpu is its name for several
+COPIES = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def command(data: Path, out: Path, processes: int, **settings) -> list[str]:
+def command(data: Path, out: Path, processes: int, launch: list[str] = SHARDS, **settings) -> list[str]:
     pairs = [part for key, value in {**SETTINGS, **settings}.items() for part in ("--set", f"{key}={value}")]
     job = ["-m", "dualforce_model.train", "--data", str(data), "--out", str(out), *pairs]
     if processes == 1:
         return [sys.executable, *job]
-    # with --cpu the launcher starts one process, whatever number it is given; --multi_gpu is its name for several
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--num_processes", str(processes), "--main_process_port", str(free_port())]
-    return [sys.executable, *launch, *job]
+    number = ["--num_processes", str(processes), "--main_process_port", str(free_port())]
+    return [sys.executable, "-m", "accelerate.commands.launch", *launch, *number, *job]
 
 
 def start(arguments: list[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen:
@@ -98,7 +112,7 @@ def same(out: Path, expected: Path) -> None:
 def test_killed_at_random_steps_and_in_the_middle_of_a_checkpoint(run_folder, whole_runs, tmp_path, processes):
     places = random.Random(processes)
     # a checkpoint is written right after the line of its step, so a kill at that line hits the writing
-    at = [places.randrange(1, 4), 8, places.randrange(13, 19)] if processes == 1 else [12]
+    at = [places.randrange(1, 12), 24, places.randrange(40, 58)] if processes == 2 else [36]
     for step in at:
         code, output = interrupt(command(run_folder, tmp_path, processes), step, signal.SIGKILL)
         assert code == -signal.SIGKILL, output
@@ -152,16 +166,54 @@ def test_loader_processes_change_nothing(run_folder, whole_runs, tmp_path):
     assert contents(tmp_path / "latest" / "ema") == contents(whole_runs[1] / "latest" / "ema")
 
 
-def test_the_rate_and_the_windows_are_the_same_on_one_and_two_processes(whole_runs):
-    logs = {n: [row for row in without_timing(out) if "lr" in row] for n, out in whole_runs.items()}
-    expected = [learning_rate(OptimiserConfig(), step, STEPS) for step in range(STEPS)]
-    assert [row["lr"] for row in logs[1]] == [row["lr"] for row in logs[2]] == expected
+def steps_of(out: Path) -> list[dict]:
+    return [row for row in read(out / "log.jsonl") if "loss" in row]
+
+
+def agree(rows: list[dict], expected: list[dict]) -> None:
+    """The same losses, norms and rates, but for the order of sums in fp32 and what that grows to."""
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    assert [row["lr"] for row in rows] == [row["lr"] for row in expected]
+    for name in ("loss", "loss_video", "loss_struct", "loss_flame", "grad_norm"):
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in expected], rel=2e-3), name
+
+
+def test_rates_losses_and_windows_are_the_same_on_one_and_two_processes(whole_runs):
+    logs = {n: steps_of(out) for n, out in whole_runs.items()}
+    assert [row["lr"] for row in logs[1]] == [learning_rate(OptimiserConfig(), step, STEPS) for step in range(STEPS)]
     assert [row["step"] for row in logs[2]] == list(range(1, STEPS + 1))
+    agree(logs[2], logs[1])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "how"), [(1, 2, {"launch": COPIES, "accumulate": 2}), (2, 1, {})], ids=["1 to 2", "2 to 1"]
+)
+def test_a_run_goes_on_with_another_number_of_processes(run_folder, whole_runs, tmp_path, before, after, how):
+    """Among them: from one process to two copies that take each batch in pieces, from two shards to one process."""
+    out = tmp_path / "out"
+    shutil.copytree(whole_runs[before], out, symlinks=True)
+    shutil.rmtree(out / checkpoint.name_of(STEPS))
+    code, output = run(command(run_folder, out, after, **how))
+    assert code == 0, output
+    assert f"going on from {out / checkpoint.name_of(48)}" in output
+    agree(steps_of(out)[48:], steps_of(whole_runs[before])[48:])
+    ends = [from_pretrained(folder / "latest" / "ema").state_dict() for folder in (out, whole_runs[before])]
+    assert all(torch.allclose(ends[0][name], value, atol=1e-4) for name, value in ends[1].items())
+
+
+def test_four_processes_share_the_model_and_two_each_window(run_folder, whole_runs, tmp_path):
+    code, output = interrupt(command(run_folder, tmp_path, 4, sequence=2), 4, signal.SIGTERM)
+    assert code != 0
+    assert "4 process(es), shards of the model, 2 to a window, cpu" in output
+    rows = steps_of(tmp_path)
+    assert len(rows) >= 4
+    agree(rows, steps_of(whole_runs[1])[: len(rows)])
+    assert checkpoint.step_of(checkpoint.newest(tmp_path)) == len(rows)
 
 
 def test_held_out_identities_are_measured_with_the_same_noise_every_time(whole_runs):
     rows = [row for row in without_timing(whole_runs[1]) if "val_loss" in row]
-    assert [row["step"] for row in rows] == [8, 16]
+    assert [row["step"] for row in rows] == [24, 48]
     assert rows[1]["val_loss"] < rows[0]["val_loss"]
 
 
@@ -174,15 +226,29 @@ def test_checkpoints_hold_no_pickles_and_load_as_weights_only(whole_runs):
     assert any(not torch.equal(averaged[name], own[name]) for name in own)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_model_is_taken_out_of_a_checkpoint_whole_or_spread(whole_runs, tmp_path, processes):
+    source = whole_runs[processes] / "latest"
+    for weights in ("ema", "model"):
+        out = export(whole_runs[processes], tmp_path / weights, weights)
+        assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors", "origin.json"]
+        whole, made = from_pretrained(source / weights).state_dict(), from_pretrained(out).state_dict()
+        assert made.keys() == whole.keys()
+        assert all(torch.equal(made[name], value) for name, value in whole.items())
+    assert json.loads((tmp_path / "ema" / "origin.json").read_text())["step"] == STEPS
+    with pytest.raises(BadInput, match="nothing there is overwritten"):
+        export(whole_runs[processes], tmp_path / "ema")
+
+
 def test_another_runs_checkpoint_is_refused_adopted_or_replaced(run_folder, whole_runs, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole_runs[1], out, symlinks=True)
-    code, output = run(command(run_folder, out, 1, seed=7, steps=22))
+    code, output = run(command(run_folder, out, 1, seed=7, steps=62))
     assert code == 2
-    assert "belongs to another run: seed was 0 and is 7; steps was 20 and is 22" in output
-    code, output = run(command(run_folder, out, 1, seed=7, steps=22, on_mismatch="adopt"))
+    assert "belongs to another run: seed was 0 and is 7; steps was 60 and is 62" in output
+    code, output = run(command(run_folder, out, 1, seed=7, steps=62, on_mismatch="adopt"))
     assert code == 0, output
-    assert [row["step"] for row in read(out / "log.jsonl") if "loss" in row] == list(range(1, 23))
+    assert [row["step"] for row in read(out / "log.jsonl") if "loss" in row] == list(range(1, 63))
     code, output = run(command(run_folder, out, 1, steps=2, on_mismatch="restart"))
     assert code == 0, output
     assert [f.name for f in checkpoint.folders(out)] == ["step-000002"]
