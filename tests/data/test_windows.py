@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dualforce_model.data import BatchOrder, Clip, Dataset, Place, WindowReader, Windows, collate
-from dualforce_model.data.windows import stored
+from dualforce_model.data.windows import finite, stored
 from dualforce_model.errors import BadInput
 from dualforce_model.store import read_provenance, read_tensors, write_tensors
 
@@ -212,3 +212,11 @@ def test_a_folder_that_is_no_dataset_says_so(copy, file, content, reason):
     with pytest.raises(BadInput, match=file) as error:
         Dataset.open(copy)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_is_no_number_is_found_in_every_precision(dtype):
+    largest = np.finfo(dtype).max
+    assert finite(np.array([0.0, -0.0, 1.5, largest, -largest, np.finfo(dtype).tiny], dtype))
+    for value in (np.nan, np.inf, -np.inf):
+        assert not finite(np.array([0.0, value], dtype))
