@@ -1,0 +1,152 @@
+"""The same flows on the workers of Dask and Ray and over an S3 bucket: the ledger and every byte are those of one machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import fsspec
+import pytest
+from chain import ROOT, SMALL, call, command, differences, free_port, reused, run_command
+from s3 import Wire
+
+from dualforce_model.store import ledger
+
+ONLY_THE_SETTINGS = ["run.json differs"]  # they say where it ran
+FEW = ("source", "face_crop", "quality", "audio_features")
+SHARDS = [*SMALL, "runner.shard_size=1"]
+OTHERS = ("video_latents", "struct_latents", "flame", "reference", "metadata", "train", "generate")
+
+
+@pytest.fixture(scope="module")
+def few(on_one_machine, tmp_path_factory):
+    """What the undisturbed run had when it had done FEW stages."""
+    folder = tmp_path_factory.mktemp("few") / "run"
+    shutil.copytree(on_one_machine, folder)
+    for name in OTHERS:
+        shutil.rmtree(folder / "ledger" / name)
+        shutil.rmtree(folder / "features" / name, ignore_errors=True)
+    for name in ("checkpoints", "samples"):
+        shutil.rmtree(folder / name)
+    for name in ("metadata.json", "metadata.parquet", "stats.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def only(*stages: str) -> list[str]:
+    return [part for stage in stages for part in ("--only", stage)]
+
+
+def workers(run_dir, stage: str) -> set[str]:
+    return set(ledger.read(run_dir, stage)["worker"])
+
+
+def test_a_ray_cluster_does_what_threads_do(few, videos, tmp_path):
+    run_dir = tmp_path / "run"
+    call(run_command(videos, run_dir, *only(*FEW), sets=[*SHARDS, "runner.kind=ray"]))
+    assert differences(run_dir, few) == ONLY_THE_SETTINGS
+    assert len(workers(run_dir, "face_crop")) == 2
+    call(run_command(videos, run_dir, *only(*FEW), sets=[*SHARDS, "runner.kind=ray"]))
+    assert all(part == whole for part, whole in reused(run_dir).values())
+
+
+def test_a_dask_cluster_of_this_machine_does_what_threads_do(few, videos, tmp_path):
+    run_dir = tmp_path / "run"
+    call(run_command(videos, run_dir, *only("source", "face_crop"), sets=[*SHARDS, "runner.kind=dask"]))
+    assert len(workers(run_dir, "face_crop")) == 2
+    call(run_command(videos, run_dir, *only("quality", "audio_features"), sets=SHARDS))
+    assert differences(run_dir, few) == ["run.json differs"]
+
+
+@pytest.fixture
+def two_machines(tmp_path):
+    """A Dask scheduler and two workers that share no files: where the run folder should be, each sees one of its own."""
+    run_dir, port = tmp_path / "run", free_port()
+    run_dir.mkdir()
+    address = f"tcp://127.0.0.1:{port}"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
+    begin = [dask + ["--no-dashboard"]]
+    for name in "ab":
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1"]
+        worker += ["--name", name, "--no-dashboard", "--local-directory", str(tmp_path / name)]
+        apart = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+        begin.append(["unshare", "--mount", "--map-root-user", "sh", "-c", apart, str(run_dir), *worker])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [subprocess.Popen(c, env=environment, stderr=subprocess.DEVNULL) for c in begin]
+    yield run_dir, address, processes[1:]
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait(30)
+
+
+def test_two_machines_with_nothing_in_common_but_a_bucket(two_machines, on_one_machine, bucket, videos, tmp_path):
+    run_dir, address, machines = two_machines
+    cluster = ["runner.kind=dask", f"runner.address={address}", f"runner.store={bucket}/two", "runner.workers=1"]
+    process = subprocess.Popen(
+        run_command(videos, run_dir, sets=[*SHARDS, *cluster]),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    there = fsspec.filesystem("s3")
+    wait_until(lambda: there.exists("bucket/two/ledger/quality"), process)
+    machines[0].kill()  # one goes away in the middle; the other does its shards
+    said = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 0, said
+    assert workers(run_dir, "face_crop") == {f"{socket.gethostname()}:{machine.pid}" for machine in machines}
+    assert workers(run_dir, "train").isdisjoint(workers(run_dir, "face_crop"))  # long jobs stay with the flow
+    assert not list(run_dir.glob("clips/*second*.mp4")) or len(list(run_dir.glob("clips/*.mp4"))) == 1  # what it needed
+
+    call(command("pull", f"{bucket}/two", tmp_path / "whole"))
+    assert [line for line in differences(tmp_path / "whole", on_one_machine) if "only one has check" not in line] == [
+        "run.json differs"
+    ]
+
+
+def test_killed_in_the_middle_of_an_upload_and_done_from_an_empty_folder(few, bucket, videos, tmp_path):
+    store = f"runner.store={bucket}/killed"
+    with Wire(os.environ["AWS_ENDPOINT_URL"], b"/killed/files/clips/second") as wire:
+        process = subprocess.Popen(
+            run_command(videos, tmp_path / "killed", *only("source", "face_crop"), sets=[*SHARDS, store]),
+            env={**os.environ, "PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": wire.url},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(wire.caught.is_set, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    call(run_command(videos, tmp_path / "again", *only(*FEW), sets=[*SHARDS, store]))
+    assert reused(tmp_path / "again")["source"] == (3, 3)
+    call(command("pull", f"{bucket}/killed", tmp_path / "whole"))
+    assert differences(tmp_path / "whole", few) == ONLY_THE_SETTINGS
+
+    damage(f"{bucket}/killed/files/clips")
+    call(run_command(videos, tmp_path / "new", *only("quality"), "--force", sets=[*SHARDS, store]))
+    rows = ledger.read(tmp_path / "new", "quality").set_index("source")
+    assert rows["reason"].to_dict() == {"first.mp4": "store_damaged", "second.mp4": ""}
+    call(run_command(videos, tmp_path / "new", *only(*FEW), sets=[*SHARDS, store]))
+    call(command("pull", f"{bucket}/killed", tmp_path / "whole"))
+    assert differences(tmp_path / "whole", few) == ONLY_THE_SETTINGS
+
+
+def damage(folder: str) -> None:
+    """Other bytes of the same size under the name of the first clip."""
+    there = fsspec.filesystem("s3")
+    (name,) = there.glob(f"{folder}/first*.mp4.*")
+    there.pipe_file(name, b"\0" * there.info(name)["size"])
+
+
+def wait_until(condition, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < end, "the moment did not come"
+        time.sleep(0.02)
