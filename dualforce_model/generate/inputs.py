@@ -20,7 +20,7 @@ def read_picture(path: Path | BinaryIO) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         where = path if isinstance(path, Path) else "these bytes"
         raise BadInput("no_picture", f"cannot read a picture from {where}: {error}") from error
 

@@ -45,6 +45,7 @@ def make_app(studio: Studio) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         turns = asyncio.create_task(studio.turns.run())
         yield
+        await studio.empty()
         turns.cancel()
         studio.close()
 
@@ -81,6 +82,12 @@ def make_app(studio: Studio) -> FastAPI:
         with suppress(WebSocketDisconnect):  # whoever left needs no answer
             await _answer(socket, studio)
 
+    @app.websocket("/{path:path}")
+    async def elsewhere(socket: WebSocket) -> None:
+        await socket.send_denial_response(
+            JSONResponse(error_message(BadInput("not_found", "the socket is /talk")), 404)
+        )
+
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
 
@@ -109,6 +116,11 @@ async def _answer(socket: WebSocket, studio: Studio) -> None:
                     await _converse(socket, studio)
             except TimeoutError:
                 raise Rejected("session_too_long", f"a session lasts at most {limit:g} s") from None
+            except (Verdict, WebSocketDisconnect):
+                raise
+            except Exception as error:
+                log.exception("a session failed")
+                raise Rejected("internal", "the session failed; the server's log says why") from error
     except Verdict as error:
         await _say_and_close(socket, error_message(error), CLOSE_CODES.get(error.reason, POLICY))
 

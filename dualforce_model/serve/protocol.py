@@ -2,7 +2,7 @@
 
 client  {"type": "start", "rate": 16000, "format": "jpeg", "options": {"seed": 1}}, then the picture's file as bytes
 server  {"type": "ready", ...}
-client  sound: float32, little-endian, mono, at `rate`, in pieces of any length up to the queue's
+client  sound: float32, little-endian, mono, at `rate`, in pieces of at most `most_samples`
 server  a frame: number and milliseconds (uint32, little-endian, each), then the JPEG or PNG
 client  {"type": "end"}: no more sound
 server  {"type": "end", "frames": 250, "seconds": 10.0} after the last frame
@@ -32,6 +32,8 @@ from dualforce_model.timeline import FPS, SAMPLE_RATE
 
 PICTURES = ("JPEG", "PNG", "WEBP")  # a browser sends these; more decoders would only be more to attack
 RATES = (8_000, 192_000)  # Hz
+MOST_TEXT = 10_000  # characters of a JSON message
+GUIDANCE = (0.0, 20.0)  # beyond, nothing is drawn but noise
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class Start:
             chosen = strict.build(GenerateConfig, dataclasses.asdict(config.generate) | self.options)
         except ConfigError as error:
             raise BadInput("bad_option", str(error)) from error
+        for name in ("guidance_audio", "guidance_reference"):
+            if not GUIDANCE[0] <= getattr(chosen, name) <= GUIDANCE[1]:
+                raise BadInput(
+                    "bad_option", f"{name} is {GUIDANCE[0]:g} to {GUIDANCE[1]:g}, got {getattr(chosen, name)}"
+                )
+        if not 0 <= chosen.seed < 2**63:
+            raise BadInput("bad_option", "seed is 0 to 2^63 - 1")
         if chosen.steps > config.most_steps:
             raise BadInput(
                 "bad_option", f"this server draws with at most {config.most_steps} steps, not {chosen.steps}"
@@ -71,6 +80,8 @@ class Start:
 
 def read_json(text: str, kind: str) -> dict[str, Any]:
     """A message of that type, without its type. Raises BadInput bad_message."""
+    if len(text) > MOST_TEXT:
+        raise BadInput("bad_message", f"a JSON message has at most {MOST_TEXT} characters, got {len(text)}")
     try:
         message = json.loads(text)
         found = message.pop("type")

@@ -24,10 +24,17 @@ SHUTDOWN_SECONDS = 5
 
 
 class _Connection(WebSocketsSansIOProtocol):
-    """Cuts off whoever still has not read when the conversation is over, instead of waiting for them for ever."""
+    """Cuts off whoever still does not read when all is said, instead of waiting for them for ever."""
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
+        self._cut_off()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._cut_off()
+
+    def _cut_off(self) -> None:
         if not self.writable.is_set():
             self.transport.abort()
 

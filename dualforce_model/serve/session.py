@@ -23,17 +23,13 @@ class Session:
         self._stream: Stream | None = stream
         self._queue_samples, self._queue_frames = queue_samples, queue_frames
         self._sound: deque[np.ndarray] = deque()
+        self.waiting_samples = 0  # in it, at 16 kHz
         self._frames: deque[np.ndarray] = deque()
         self._room, self._news = asyncio.Event(), asyncio.Event()
         self._coming: Iterator[np.ndarray] = iter(())  # frames that the sound given to the stream still yields
         self._dry = True  # it yields no more
         self._ended = self._finishing = self._done = False
         self._failure: BaseException | None = None
-
-    @property
-    def waiting_samples(self) -> int:
-        """Sound at 16 kHz that the stream has not been given yet."""
-        return sum(map(len, self._sound))
 
     @property
     def waiting_frames(self) -> int:
@@ -45,8 +41,10 @@ class Session:
         while self._sound and self.waiting_samples + len(samples) > self._queue_samples:
             self._room.clear()
             await self._room.wait()
-        self._sound.append(samples)
-        self.wake()
+        if len(samples):  # empty pieces would be a queue without end
+            self._sound.append(samples)
+            self.waiting_samples += len(samples)
+            self.wake()
 
     def end(self) -> None:
         """No more sound."""
@@ -87,6 +85,7 @@ class Session:
             return None
         sound = np.concatenate(self._sound)
         self._sound.clear()
+        self.waiting_samples = 0
         self._room.set()
         return sound
 

@@ -77,6 +77,11 @@ class Studio:
         room = int(self.config.queue_seconds * SAMPLE_RATE)
         return Session(next(self._numbers), stream, room, self.config.queue_frames)
 
+    async def empty(self) -> None:
+        """Wait until everyone has left; the web server has told them to."""
+        while self._seats:
+            await asyncio.sleep(0.01)
+
     def close(self) -> None:
         """End the threads."""
         self._faces.shutdown()

@@ -18,6 +18,7 @@ import pytest
 import untrained
 from PIL import Image
 from skimage import data
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -95,6 +96,11 @@ class Server:
     @property
     def health(self) -> dict[str, Any]:
         return self.get("/health")
+
+    @property
+    def connections(self) -> list[Any]:
+        """Open WebSockets."""
+        return [one for one in self._web.server_state.connections if isinstance(one, WebSocketsSansIOProtocol)]
 
     def stop(self) -> None:
         self._web.should_exit = True

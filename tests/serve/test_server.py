@@ -15,10 +15,12 @@ import soxr
 from PIL import Image
 from skimage import data
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
+from dualforce_model.errors import BadInput
 from dualforce_model.serve import ServeConfig
 from dualforce_model.serve.app import may_connect
-from dualforce_model.serve.protocol import Sound
+from dualforce_model.serve.protocol import Sound, picture_of
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +112,8 @@ START = json.dumps({"type": "start"})
     [
         (["hello"], "bad_message", '"type": "start"'),
         (["[1]"], "bad_message", '"type": "start"'),
-        (["[" * 100_000], "bad_message", '"type": "start"'),
+        (["[" * 9_000], "bad_message", '"type": "start"'),
+        (["[" * 10_001], "bad_message", "at most 10000 characters"),
         ([b"\x89PNG"], "bad_message", "as JSON text, got bytes"),
         ([json.dumps({"type": "end"})], "bad_message", "'end'"),
         ([json.dumps({"type": "start", "rat": 1})], "bad_message", "did you mean 'rate'"),
@@ -121,6 +124,8 @@ START = json.dumps({"type": "start"})
         ([json.dumps({"type": "start", "options": {"seed": "x"}}), b""], "bad_option", "expected int"),
         ([json.dumps({"type": "start", "options": {"steps": 2}}), b""], "bad_option", "at most 1 steps"),
         ([json.dumps({"type": "start", "options": {"threads": 64}}), b""], "bad_option", "'threads'"),
+        ([json.dumps({"type": "start", "options": {"seed": 2**63}}), b""], "bad_option", "seed is 0 to"),
+        ([json.dumps({"type": "start", "options": {"guidance_audio": float("nan")}}), b""], "bad_option", "0 to 20"),
         ([START, b""], "no_picture", "JPEG, PNG, WEBP"),
         ([START, b"GIF89a and so on"], "no_picture", "JPEG, PNG, WEBP"),
         ([START, png(64, 64)[:60]], "no_picture", "cannot read a picture from these bytes"),
@@ -209,6 +214,39 @@ def test_pages_from_elsewhere_may_not_connect(server, talk, serving):
             assert client.answer()["reason"] == "bad_message"
 
 
+def test_a_socket_elsewhere_is_refused(server):
+    with pytest.raises(InvalidStatus) as error, connect(f"ws://{server.name}/talks"):
+        pass
+    assert error.value.response.status_code == 404
+    assert json.loads(error.value.response.body)["reason"] == "not_found"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about the damage
+def test_damaged_pictures_are_refused(astronaut):
+    """However they are damaged: by a file that cannot be read, or drawn, never by an error of ours."""
+    image, config, outcomes = Image.fromarray(data.astronaut()[:64, :64]), ServeConfig(), set()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    for kind in ("png", "jpeg", "webp"):
+        out = io.BytesIO()
+        image.save(out, kind, exif=exif)
+        whole = out.getvalue()
+        random = np.random.default_rng(0)
+        for _ in range(300):
+            broken = bytearray(whole[: random.integers(len(whole) // 2, len(whole))])
+            for at in random.integers(0, 300, 4):
+                broken[at] = random.integers(256)
+            try:
+                outcomes.add(picture_of(bytes(broken), config).shape[2])
+            except BadInput as error:
+                outcomes.add(error.reason)
+    orientation = whole.index(b"MM\x00*")
+    with pytest.raises(BadInput, match="not a TIFF file"):
+        picture_of(whole[:orientation] + b"MM@*" + whole[orientation + 4 :], config)
+    assert outcomes <= {3, "no_picture", "picture_too_large"}
+    assert "no_picture" in outcomes
+
+
 @pytest.mark.parametrize(
     ("origin", "may"),
     [
@@ -275,7 +313,7 @@ def test_one_that_does_not_read_stops_and_then_loses_its_place(strict_server, ta
     sent = 0
     raw = socket.create_connection(strict_server.name.split(":"))
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # its own kernel would hide a minute of sound
-    with talk(strict_server, max_queue=1, sock=raw) as deaf:
+    with talk(strict_server, max_queue=1, close_timeout=1, sock=raw) as deaf:
         deaf.start(astronaut, format="png")
 
         def send_a_minute():
@@ -307,6 +345,7 @@ def test_one_that_does_not_read_stops_and_then_loses_its_place(strict_server, ta
         assert 0.2 < worst["waiting_seconds"] <= 0.5
         sending.join(60)
         assert sent < 20 * 16000  # the rest never left the client: the server did not read it
+        assert not strict_server.connections  # not even an open connection is left of it
 
 
 def test_one_that_says_nothing_is_sent_away(strict_server, talk):
@@ -340,6 +379,20 @@ def test_a_session_ends_at_its_limit(serving, talk, astronaut, speech):
                 continue
         assert error["reason"] == "session_too_long"
         assert "at most 2.5 s" in error["message"]
+
+
+def test_one_that_does_not_read_cannot_keep_the_server_from_stopping(serving, talk, wait, astronaut, speech, caplog):
+    server = serving(queue_frames=4)
+    raw = socket.create_connection(server.name.split(":"))
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with talk(server, max_queue=1, close_timeout=1, sock=raw) as deaf:
+        deaf.start(astronaut, format="png")
+        for _ in range(4):
+            deaf.hear(speech)
+        wait(lambda: not all(one.writable.is_set() for one in server.connections))  # it is stuck
+        server.stop()
+    assert not server.studio.streams
+    assert not [one for one in caplog.records if one.levelname == "ERROR" and "websockets.client" not in one.name]
 
 
 def test_health_and_what_a_client_should_know(server):

@@ -209,6 +209,19 @@ def test_a_failure_is_its_own_sessions(stage, speech, drawn, error, reason, capl
     assert ("719" in caplog.text) == (reason == "internal")  # a fault of ours is in the log, not at the client
 
 
+def test_empty_pieces_are_no_sound(stage, speech, drawn):
+    async def scene(turns, session, order):
+        one = session()
+        for _ in range(1000):
+            await one.hear(speech[:0])
+        assert not one.ready
+        await one.hear(speech)
+        one.end()
+        np.testing.assert_array_equal(await all_frames(one), drawn(speech))
+
+    stage(scene)
+
+
 def test_no_sound_is_said(stage):
     async def scene(turns, session, order):
         one = session()
