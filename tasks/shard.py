@@ -35,7 +35,13 @@ Key = tuple[str, str]
 File = tuple[str, int, str, int]  # name, bytes, sha256, mtime_ns
 CHECKED = ("identity", "retry", "files", "mtimes")  # columns that say whether a row still stands
 SAVE_EVERY_S = 3.0
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MOST_SHARDS = 200  # of one run of a stage, so that the dashboard's graph of it stays readable
+NO_WRITING = {  # what is wrong with all of the disk and not with one item -> what to do about it
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or raise the quota",
+    errno.EFBIG: "raise the limit for the size of files",
+    errno.EROFS: "mount it for writing",
+}
 
 
 class OutputFull(RunError):
@@ -44,20 +50,20 @@ class OutputFull(RunError):
 
 @contextlib.contextmanager
 def room_on_disk(run_dir: Path) -> Iterator[None]:
-    """Turn a full disk, wherever it is met in the block, into OutputFull."""
+    """Turn a full (or read-only) disk, wherever it is met in the block, into OutputFull."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in NO_WRITING:
             raise OutputFull(
-                f"cannot write to {run_dir}: {error.strerror}; free some space and run again, nothing is lost"
+                f"cannot write to {run_dir}: {error.strerror}; {NO_WRITING[error.errno]} and run again, nothing is lost"
             ) from error
         raise
 
 
 def split(run: Run, items: Sequence[Item]) -> list[list[Item]]:
     """Cut what is to be done into shards, in order."""
-    size = run.config.runner.shard_size
+    size = max(run.config.runner.shard_size, -(-len(items) // MOST_SHARDS))
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
@@ -240,7 +246,7 @@ def _work(
     except StoreError:
         raise
     except OSError as error:
-        result = error if error.errno in FULL else [_failed(error)]
+        result = error if error.errno in NO_WRITING else [_failed(error)]
     except Exception as error:  # noqa: BLE001  (one item must not stop thousands: it becomes a row that says why)
         result = [_failed(error)]
     if isinstance(result, list):

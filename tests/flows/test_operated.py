@@ -24,12 +24,18 @@ def dashboard(prefect_server):
     return Dashboard(prefect_server)
 
 
-def steps_in(folder: Path) -> list[int]:
-    """Steps that the one long training of a run folder has logged, newest last."""
-    for path in folder.glob("checkpoints/*/log.jsonl"):
-        if json.loads((path.parent / "train.json").read_text())["steps"] > 1000:
-            return [json.loads(line)["step"] for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
-    return []
+def long_training(run_dir: Path) -> Path | None:
+    """The folder of the one long training of a run, once it is there."""
+    found = [path.parent for path in run_dir.glob("checkpoints/*/train.json")]
+    return next((folder for folder in found if '"steps": 100000' in (folder / "train.json").read_text()), None)
+
+
+def steps_in(run_dir: Path) -> list[int]:
+    """Steps that the long training has logged, newest last."""
+    folder = long_training(run_dir)
+    log = folder / "log.jsonl" if folder else Path("/nowhere")
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
 
 def slots(dashboard: Dashboard) -> int:
@@ -46,7 +52,7 @@ def test_a_training_cancelled_retried_killed_and_retried_goes_on_where_it_was(da
         until(lambda: dashboard.state(run) == "Cancelled", "the end of a cancelled run")
         assert not [pid for pid in processes_of(run_copy) if pid != gpu.pid]  # launcher and ranks are gone
         kept = steps_in(run_copy)[-1]
-        (newest,) = run_copy.glob(f"checkpoints/*/{checkpoint.name_of(kept)}")
+        newest = long_training(run_copy) / checkpoint.name_of(kept)
         assert checkpoint.damage(newest) is None  # it was written when the run was told to end
         numbers = newest.parent.joinpath("log.jsonl").read_text()
         until(lambda: slots(dashboard) == 0, "the GPU's slot to be free")
