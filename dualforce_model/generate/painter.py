@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Decode = Callable[[np.ndarray, int], np.ndarray]  # a latent [16,h,w] and its index, in order, to [1 or 4,H,W,3] uint8
+
+
+class Painted(NamedTuple):
+    """Pictures uint8 [1 or 4,H,W,3] of a latent, and what was to be brought to the host with them."""
+
+    pictures: np.ndarray
+    beside: np.ndarray | None
 
 
 class Painter:
@@ -24,24 +31,27 @@ class Painter:
         self._thread = ThreadPoolExecutor(1, "painter")
         self._queue: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def start(self, latent: Tensor, index: int) -> Future[np.ndarray]:
-        """Begin with a latent [16,h,w]; its pictures come by `result()`."""
+    def start(self, latent: Tensor, index: int, beside: Tensor | None = None) -> Future[Painted]:
+        """Begin with a latent [16,h,w]; its pictures, and `beside` on the host, come by `result()`."""
         ready: Any = None
         if self._queue is not None:
             ready = torch.cuda.Event()
             ready.record()
-        return self._thread.submit(_decoded, self._decode, self._queue, ready, latent, index)
+        return self._thread.submit(_painted, self._decode, self._queue, ready, latent, index, beside)
 
     def close(self) -> None:
         """Drop what was not begun, and end the thread."""
         self._thread.shutdown(cancel_futures=True)
 
 
-def _decoded(decode: Decode, queue: Any, ready: Any, latent: Tensor, index: int) -> np.ndarray:
+def _painted(decode: Decode, queue: Any, ready: Any, latent: Tensor, index: int, beside: Tensor | None) -> Painted:
     with torch.inference_mode():
         if queue is None:
-            return decode(latent.numpy(), index)
+            return Painted(decode(latent.numpy(), index), None if beside is None else beside.numpy())
         with torch.cuda.stream(queue):
             queue.wait_event(ready)
-            latent.record_stream(queue)
-            return decode(latent.cpu().numpy(), index)
+            for tensor in (latent, beside):
+                if tensor is not None:
+                    tensor.record_stream(queue)
+            told = None if beside is None else beside.cpu().numpy()
+            return Painted(decode(latent.cpu().numpy(), index), told)

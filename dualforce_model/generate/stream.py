@@ -12,6 +12,7 @@ import torch
 
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.motion import Motion
+from dualforce_model.generate.painter import Painted
 from dualforce_model.generate.rollout import Given, moved
 from dualforce_model.generate.voice import Voice
 from dualforce_model.timeline import AUDIO_RATE, FPS, STRIDE, audio_heard, raw_range
@@ -32,8 +33,7 @@ class _Drawn(NamedTuple):
     """A latent on its way to its pictures; `frames` of them are wanted."""
 
     speaker: int
-    pictures: Future[np.ndarray]
-    struct: np.ndarray | None
+    painted: Future[Painted]
     frames: range  # raw
 
 
@@ -141,18 +141,19 @@ class Chorus:
         first, device = self._rollout.latent, self.talker.device
         heard = [voice.window(first, self.config.chunk) for voice in self.voices]
         audio, valid = (moved(torch.from_numpy(np.stack(parts)), device) for parts in zip(*heard, strict=True))
-        video, struct = self._rollout.draw(audio, valid, self._given(first))
-        moves = None if struct is None else self.talker.motion_of(struct.cpu().numpy())  # [S,C,4,72]
+        rollout = self._rollout
+        rollout.begin(audio, valid)
+        video, struct = rollout.denoise(self._given(first))
         for speaker, voice in enumerate(self.voices):
             for c in range(self.config.chunk):
                 frames = raw_range(first + c)
                 if voice.finished:
                     frames = range(frames.start, min(frames.stop, voice.length))
-                if not frames:
-                    continue
-                pictures = self._painters[speaker].start(video[speaker, :, c], first + c)
-                own = None if moves is None else moves[speaker, c, STRIDE - len(raw_range(first + c)) :]
-                self._drawn.append(_Drawn(speaker, pictures, own, frames))
+                if frames:
+                    moves = None if struct is None else struct[speaker, c]
+                    painted = self._painters[speaker].start(video[speaker, :, c], first + c, moves)
+                    self._drawn.append(_Drawn(speaker, painted, frames))
+        rollout.commit(video, struct)  # last, so that nobody waits for it
 
     def _given(self, first: int) -> Given | None:
         """The struct latents that drive the chunk, if there are any."""
@@ -169,8 +170,10 @@ class Chorus:
         return Given(moved(torch.from_numpy(struct), device), moved(torch.from_numpy(known), device))
 
     def _show(self, drawn: _Drawn) -> None:
-        for n, picture in enumerate(drawn.pictures.result()[: len(drawn.frames)]):
-            self._shown.append(Shown(drawn.speaker, picture, None if drawn.struct is None else drawn.struct[n]))
+        pictures, struct = drawn.painted.result()
+        moves = None if struct is None else self.talker.motion_of(struct[STRIDE - len(pictures) :])  # slots that exist
+        for n in range(len(drawn.frames)):
+            self._shown.append(Shown(drawn.speaker, pictures[n], None if moves is None else moves[n]))
 
 
 class Stream:

@@ -105,7 +105,9 @@ def test_block_dct_paints_what_it_decodes_whole():
     given = latents(5)
     painter = Painter(lambda latent, index: codec.decode_block(latent, still=index == 0), torch.device("cpu"))
     jobs = [painter.start(torch.from_numpy(latent), index) for index, latent in enumerate(given)]
-    np.testing.assert_array_equal(np.concatenate([job.result() for job in jobs]), codec.decode(given.swapaxes(0, 1)))
+    np.testing.assert_array_equal(
+        np.concatenate([job.result().pictures for job in jobs]), codec.decode(given.swapaxes(0, 1))
+    )
     painter.close()
 
 
@@ -125,7 +127,7 @@ def test_wan_paints_what_it_decodes_whole(tmp_path, monkeypatch):
     painters = [Painter(wan_vae.painter(config), torch.device("cpu")) for _ in range(2)]  # two clips at once
     jobs = [(painters[0].start(torch.from_numpy(x), i), painters[1].start(torch.from_numpy(-x), i)) for i, x in
             enumerate(given)]  # fmt: skip
-    painted = np.concatenate([job.result() for job, _ in jobs])
+    painted = np.concatenate([job.result().pictures for job, _ in jobs])
     wan_vae.load.cache_clear()
     assert painted.shape == whole.shape == (21, 32, 32, 3)
     assert np.abs(painted.astype(int) - whole).max() <= 1
