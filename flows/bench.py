@@ -131,7 +131,7 @@ def overhead(run_dir: Path) -> dict[str, float]:
     size = run.config.runner.shard_size
     runner: Any = ThreadPoolTaskRunner(max_workers=2)
 
-    @flow(name="overhead", task_runner=runner)
+    @flow(name="overhead", task_runner=runner, persist_result=False)
     def measured(shards: int) -> tuple[float, float]:
         STAGES["idle"] = Stage("idle", "", lambda run: idle_items(shards * size), idle)
         begun, used = time.monotonic(), sum(os.times()[:4])

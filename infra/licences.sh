@@ -18,4 +18,4 @@ Read four of them with care if you pass an image on:
 Weights and datasets have terms of their own: `dualforce weights list`, `dualforce plan`.
 
 TEXT
-"$1" --from=mixed --format=markdown --order=name --ignore-packages dualforce | sed 's/  *|/ |/g; s/--*|/---|/g'
+"$1" --from=mixed --format=markdown --with-system --order=name --ignore-packages dualforce | sed 's/  *|/ |/g; s/--*|/---|/g'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -173,10 +174,28 @@ def said(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True).stderr
 
 
+def test_tensorboard_starts():
+    assert complaints(TOOLS / "tensorboard", "--version_tb") == ""
+
+
 def test_shell_scripts_are_clean():
     scripts = [*INFRA.rglob("*.sh"), *INFRA.rglob("*.sbatch"), ROOT / ".ci" / "run"]
     assert len(scripts) >= 4
     assert complaints(TOOLS / "shellcheck", *scripts) == ""
+
+
+def test_no_flow_and_no_task_keeps_its_result():
+    calls = [
+        node
+        for folder in ("flows", "tasks")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("flow", "task")
+    ]
+    assert len(calls) >= 4
+    for call in calls:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert given.get("persist_result") == "False", ast.unparse(call)
 
 
 def test_the_licence_of_every_direct_dependency_is_listed():
