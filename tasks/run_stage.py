@@ -134,7 +134,7 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
             watch.tell(name, len(shards), kept.num_rows, kept.num_rows)
         total.update(_do(run, name, shards, force))
         with room_on_disk(run.dir):
-            working_copy.finish(run, remote, name, kept)
+            working_copy.finish(run, remote, name, kept, len(shards))
     show_stage(run, name, dict(total))
     if not stage.in_workers and total["failed"] and not total["accepted"] + total["rejected"]:
         # one clip in thousands may fail; the dataset, the training or the sample as a whole may not

@@ -32,8 +32,11 @@ def shards_of(run: Run, stage: Stage) -> Iterator[tuple[TaskRunner[Any], Run]]:
     """The started task runner for a stage, and the run as its shards shall have it. Raises RunError."""
     config = run.config.runner
     if config.kind == "threads" or not stage.in_workers or stage.spread is not None:
-        with ThreadPoolTaskRunner(max_workers=2) as runner:  # the second shard fills the workers while the first ends
-            yield runner, run
+        threads: TaskRunner[Any] = ThreadPoolTaskRunner(
+            max_workers=2
+        )  # the second fills the workers while the first ends
+        with threads:
+            yield threads, run
         return
     if not get_current_settings().api.url:
         raise RunError(
@@ -49,7 +52,7 @@ def _dask(config: RunnerConfig) -> Iterator[tuple[TaskRunner[Any], int]]:
     """Its workers each do as many shards at a time as they have threads, all with the machine's one set of processes."""
     try:
         from distributed import LocalCluster
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise RunError(f"runner.kind=dask: {error}; pip install -c constraints.txt -e '.[dask]'") from error
     global _dask_cluster

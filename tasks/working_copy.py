@@ -65,10 +65,12 @@ def begin(run: Run, remote: Remote | None, stage: Stage) -> None:
     remote.fetch(run.dir, _all_files(run, stage.plans_from))
 
 
-def finish(run: Run, remote: Remote | None, stage: str, kept: pa.Table) -> None:
-    """After a stage: one ledger of `kept` and of what its shards saved."""
+def finish(run: Run, remote: Remote | None, stage: str, kept: pa.Table, shards: int) -> None:
+    """After a stage: one ledger of `kept` and of what its shards saved. Raises RunError when another run was in between."""
     if remote is not None:
         remote.pull(run.dir, [stage])
+        if not all(ledger.part_path(run.dir, stage, shard).exists() for shard in range(shards)):
+            raise RunError(f"another run changes {stage} in {remote.url} at the same time; let it end, then run again")
     ledger.finish(run.dir, stage, kept)
     if remote is not None:
         remote.push(run.dir, stage)

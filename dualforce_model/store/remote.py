@@ -31,7 +31,7 @@ T = TypeVar("T")
 AT_ONCE = 8  # transfers
 COPY = "copy.json"  # beside a ledger in a working copy: of which store it is, and which of its files are here
 AGAIN = "run again, and it will be made again"
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class StoreError(Exception):
