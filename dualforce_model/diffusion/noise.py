@@ -24,7 +24,7 @@ class Levels(NamedTuple):
 
 
 def generator_for(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that is a pure function of its keys, `generator_for(seed, step, rank)` say.
+    """A generator that is a pure function of its keys, `generator_for(seed, step, window)` say.
 
     Keys go through sha256, so neighbouring keys give unrelated streams. On the CPU by default: the same numbers on
     every machine, whatever the accelerator.

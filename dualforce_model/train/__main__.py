@@ -1,6 +1,7 @@
 """`python -m dualforce_model.train --config C.yaml --data RUN_DIR --out CHECKPOINTS`, also under `accelerate launch`.
 
-Exit codes: 0 finished · 2 bad input or config · 3 diverged · 75 stopped by SIGTERM, with a checkpoint to go on from.
+Exit codes: 0 finished · 1 a checkpoint could not be written · 2 bad input or config · 3 diverged · 75 stopped by SIGTERM,
+with a checkpoint to go on from. A launcher of several processes answers 1 for whatever theirs is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dualforce_model.errors import Verdict
 from dualforce_model.train import devices
 from dualforce_model.train.config import TrainConfig
 
-FINISHED, BAD_INPUT, DIVERGED, STOPPED = 0, 2, 3, 75
+FINISHED, UNSAVED, BAD_INPUT, DIVERGED, STOPPED = 0, 1, 2, 3, 75
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = strict.load(TrainConfig, given.config, given.set)
         from dualforce_model.train.loop import train
+        from dualforce_model.train.saver import SaveError
         from dualforce_model.train.watch import DivergedError
 
         try:
@@ -50,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         except DivergedError as error:
             print(f"diverged: {error}", file=sys.stderr)
             return DIVERGED
+        except SaveError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return UNSAVED
     except (Verdict, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

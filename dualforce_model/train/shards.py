@@ -9,6 +9,7 @@ library's own default, nothing in it is a pickle. Its writer is not used: it ord
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,4 +91,6 @@ def read(folder: Path, into: Mapping[str, Tensor]) -> None:
         if there.get(name) != tensor.shape:
             is_there = f"has shape {tuple(there[name])}" if name in there else "is missing"
             raise BadInput("foreign_checkpoint", f"{folder}: {name} {is_there}, expected {tuple(tensor.shape)}")
-    load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # each process reads for itself, on purpose
+        load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)

@@ -108,18 +108,29 @@ def same(out: Path, expected: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in expected.iterdir())
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_random_steps_and_in_the_middle_of_a_checkpoint(run_folder, whole_runs, tmp_path, processes):
-    places = random.Random(processes)
+def test_killed_in_the_middle_of_a_checkpoint(run_folder, whole_runs, tmp_path):
     # a checkpoint is written right after the line of its step, so a kill at that line hits the writing
-    at = [places.randrange(1, 12), 24, places.randrange(40, 58)] if processes == 2 else [36]
-    for step in at:
-        code, output = interrupt(command(run_folder, tmp_path, processes), step, signal.SIGKILL)
-        assert code == -signal.SIGKILL, output
-    code, output = run(command(run_folder, tmp_path, processes))
+    code, output = interrupt(command(run_folder, tmp_path, 1), 36, signal.SIGKILL)
+    assert code == -signal.SIGKILL, output
+    code, output = run(command(run_folder, tmp_path, 1))
     assert code == 0, output
     assert "going on from" in output
-    same(tmp_path, whole_runs[processes])
+    same(tmp_path, whole_runs[1])
+
+
+def test_two_that_share_the_model_killed_at_three_random_places_and_told_to_stop(run_folder, whole_runs, tmp_path):
+    places = random.Random(2)
+    for step in (places.randrange(1, 12), 24, places.randrange(26, 35)):
+        code, output = interrupt(command(run_folder, tmp_path, 2), step, signal.SIGKILL)
+        assert code == -signal.SIGKILL, output
+    _, output = interrupt(command(run_folder, tmp_path, 2), places.randrange(38, 57), signal.SIGTERM)
+    stopped_at = checkpoint.step_of(checkpoint.newest(tmp_path))
+    assert 38 <= stopped_at < STEPS
+    assert output.count(f"stopped at step {stopped_at}") == 2  # both at the same
+    code, output = run(command(run_folder, tmp_path, 2))
+    assert code == 0, output
+    assert f"going on from {tmp_path / checkpoint.name_of(stopped_at)}" in output
+    same(tmp_path, whole_runs[2])
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(run_folder, whole_runs, tmp_path):
@@ -131,16 +142,6 @@ def test_sigterm_saves_and_exits_with_its_own_code(run_folder, whole_runs, tmp_p
     code, output = run(command(run_folder, tmp_path, 1))
     assert code == 0, output
     same(tmp_path, whole_runs[1])
-
-
-def test_both_ranks_stop_at_the_same_step_on_sigterm(run_folder, whole_runs, tmp_path):
-    _, output = interrupt(command(run_folder, tmp_path, 2), 6, signal.SIGTERM)
-    stopped_at = checkpoint.step_of(checkpoint.newest(tmp_path))
-    assert 6 <= stopped_at < STEPS
-    assert output.count(f"stopped at step {stopped_at}") == 2
-    code, output = run(command(run_folder, tmp_path, 2))
-    assert code == 0, output
-    same(tmp_path, whole_runs[2])
 
 
 def test_a_supervised_run_stops_when_its_supervisor_is_gone(run_folder, tmp_path):
