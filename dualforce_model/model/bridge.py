@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dualforce_model.configs.shape import TowerConfig
 from dualforce_model.model.attention import Sink, thin_attention
 from dualforce_model.model.block import KeyValue
 from dualforce_model.model.cache import RingView
-from dualforce_model.model.config import TowerConfig
 from dualforce_model.model.exchange import HERE, Exchange
 from dualforce_model.model.norms import LayerNorm, RMSNorm
 from dualforce_model.model.rotary import Phase, rotate

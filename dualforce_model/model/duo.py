@@ -13,11 +13,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from dualforce_model.configs.shape import ModelConfig
 from dualforce_model.model.block import Heard, KeyValue, Places, Source, Still
 from dualforce_model.model.bridge import Bridge, Clock, Sight
 from dualforce_model.model.cache import RingView
 from dualforce_model.model.conditioning import Conditions
-from dualforce_model.model.config import ModelConfig
 from dualforce_model.model.exchange import Exchange
 from dualforce_model.model.fresh import fresh_weights
 from dualforce_model.model.precondition import around_reference

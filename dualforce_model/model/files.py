@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dualforce_model.config import ConfigError
-from dualforce_model.model.config import ModelConfig
+from dualforce_model.configs.shape import ModelConfig
 from dualforce_model.model.dualforce import DualForce
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"

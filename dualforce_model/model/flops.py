@@ -6,7 +6,7 @@ A training step counts three forward passes (backward is two); recomputation is 
 
 from __future__ import annotations
 
-from dualforce_model.model.config import ModelConfig, TowerConfig
+from dualforce_model.configs.shape import ModelConfig, TowerConfig
 
 
 def forward_flops(config: ModelConfig, frames: int, batch: int, tokens: int, text: int) -> dict[str, float]:

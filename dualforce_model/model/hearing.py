@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dualforce_model.model.config import ModelConfig
+from dualforce_model.configs.shape import ModelConfig
 from dualforce_model.timeline import audio_heard
 
 

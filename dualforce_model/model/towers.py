@@ -11,10 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from dualforce_model.configs.shape import ModelConfig, TowerConfig
 from dualforce_model.model.block import Block, KeyValue
 from dualforce_model.model.bridge import Bridge
 from dualforce_model.model.conditioning import Audio, NoiseLevel, Text
-from dualforce_model.model.config import ModelConfig, TowerConfig
 from dualforce_model.model.exchange import HERE, Exchange
 from dualforce_model.model.norms import modulated
 from dualforce_model.model.rotary import Phase

@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualforce_model.bench.__main__ import main, subcommands
-from dualforce_model.model.flops import forward_flops
 from dualforce_model.model.attention import Sink, frame_by_frame_attention, thin_attention
 from dualforce_model.model.duo import frames_seen
 from dualforce_model.model.float8 import use_float8
+from dualforce_model.model.flops import forward_flops
 from dualforce_model.model.triangle import cut, triangle_attention
 from tests.model.support import inputs, nudged, tiny
 

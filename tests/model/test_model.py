@@ -208,7 +208,7 @@ def test_a_one_way_bridge_lets_nothing_through_the_other_way():
 
 
 def test_published_ablations_load():
-    from dualforce_model.model.config import ABLATIONS, ablation
+    from dualforce_model.configs.shape import ABLATIONS, ablation
 
     assert len(ABLATIONS) >= 9
     base = preset("tiny")

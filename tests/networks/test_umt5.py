@@ -69,7 +69,7 @@ def test_long_captions_and_missing_weights_are_errors(tmp_path, monkeypatch):
 
 def test_the_published_encoder_has_the_size_that_the_model_expects():
     """UMT5-XXL on the meta device: its keys and sizes without its 22 GB."""
-    from dualforce_model.model.config import ModelConfig
+    from dualforce_model.configs.shape import ModelConfig
 
     xxl = UMT5Config(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
     with torch.device("meta"):
