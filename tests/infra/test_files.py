@@ -12,11 +12,17 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from chain import ROOT
+from chain import ROOT, call
 from prefect.utilities.templating import apply_values
 
 import dualforce_model
+from dualforce_model import config as configs
+from dualforce_model.store import ledger, write_json
 from flows import server
+from tasks.config import RunConfig
+from tasks.run import create
+from tasks.stages import STAGES
+from tasks.train import folder
 
 INFRA = ROOT / "infra"
 TOOLS = Path(sys.executable).parent
@@ -174,6 +180,18 @@ def said(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True).stderr
 
 
+def test_the_slurm_script_finds_the_training_of_a_run(tmp_path):
+    """The part of it that is ours; SLURM itself ran it by hand, see infra/README.md."""
+    script = (INFRA / "slurm" / "train.sbatch").read_text()
+    code = re.search(r"<<'PYTHON'\n(.*?)\nPYTHON\n", script, re.DOTALL)[1]
+    run = create(tmp_path / "run", configs.build(RunConfig, {"train": {"steps": 7}}))
+    ledger.rewrite(run.dir, "metadata", [])
+    write_json(run.dir / "metadata.json", {"identity": "of the dataset"})
+    out = Path(call([sys.executable, "-c", code, str(run.dir), "train"]).strip())
+    assert out == folder(run.dir, *STAGES["train"].plan(run))
+    assert json.loads((out / "train.json").read_text()) == configs.to_dict(run.config.train)
+
+
 def test_tensorboard_starts():
     assert complaints(TOOLS / "tensorboard", "--version_tb") == ""
 
@@ -193,9 +211,9 @@ def test_no_flow_and_no_task_keeps_its_result():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("flow", "task")
     ]
     assert len(calls) >= 4
-    for call in calls:
-        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert given.get("persist_result") == "False", ast.unparse(call)
+    for made in calls:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in made.keywords}
+        assert given.get("persist_result") == "False", ast.unparse(made)
 
 
 def test_the_licence_of_every_direct_dependency_is_listed():

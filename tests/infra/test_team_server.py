@@ -89,7 +89,7 @@ def team(postgres, tmp_path_factory) -> Iterator[Team]:
         yield team
     finally:
         team.server.terminate()
-        team.server.wait(60)
+        team.server.wait(180)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def ran(team, shared_data) -> Iterator[Path]:
             yield run_dir
         finally:
             worker.terminate()
-            worker.wait(60)
+            worker.wait(180)
 
 
 def test_only_this_machine_reaches_the_server(team):
