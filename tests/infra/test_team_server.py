@@ -48,7 +48,7 @@ class Team:
     def member(self) -> dict[str, str]:
         return {**self.environment, "PREFECT_API_AUTH_STRING": self.auth}
 
-    def ask(self, path: str, **body: object) -> dict | list:
+    def ask(self, path: str, **body: object) -> dict:
         words = base64.b64encode(self.auth.encode()).decode()
         headers = {"Authorization": f"Basic {words}", "Content-Type": "application/json"}
         query = urllib.request.Request(
@@ -153,6 +153,13 @@ def test_without_the_auth_string_nothing_is_served_and_every_command_says_what_i
         assert "asks for an auth string: set PREFECT_API_AUTH_STRING" in said, said
     said = call(command("deploy"), code=2, env={**team.environment, "PREFECT_API_AUTH_STRING": "admin:wrong"})
     assert "refuses the PREFECT_API_AUTH_STRING that is set" in said
+
+
+@pytest.mark.parametrize("pool", ["cpu", "gpu"])
+def test_the_server_takes_the_job_templates_of_the_kubernetes_pools(team, pool):
+    template = json.loads((ROOT / "infra" / "kubernetes" / f"{pool}-pool.json").read_text())
+    made = team.ask("/work_pools/", name=f"kubernetes-{pool}", type="kubernetes", base_job_template=template)
+    assert made["base_job_template"] == template
 
 
 def test_a_deployment_runs_with_postgresql_behind_the_server(team, ran, postgres):
