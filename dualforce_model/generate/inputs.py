@@ -52,7 +52,7 @@ def read_sound(path: Path, max_seconds: float, seconds: float | None = None) -> 
             pieces += [chunk.to_ndarray().reshape(-1) for chunk in resampler.resample(None)]
     except (OSError, FFmpegError, IndexError) as error:
         raise BadInput("no_sound", f"cannot read sound from {path}: {error}") from error
-    sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    sound = np.clip(np.concatenate(pieces), -1, 1) if pieces else np.zeros(0, np.float32)  # as in the clips
     return sound if seconds is None else sound[: round(seconds * SAMPLE_RATE)]
 
 

@@ -64,3 +64,15 @@ def test_nothing_seen_is_said():
     facts = facts_of(np.zeros((64, 64, 3), np.uint8), [])
     assert facts["rows"] == []
     assert facts["change"] is None
+
+
+def test_the_report_tells_it_in_a_line(picture):
+    from dualforce_model.report.films import _drift
+
+    facts = facts_of(picture, [picture] * 300)
+    line = _drift(facts)
+    assert line.startswith("likeness to the picture 1.000 → 1.000, sharpness ")
+    assert "mean colour" in line
+    assert "identity" not in line
+    for nothing in (None, {}, {"rows": []}, {"rows": [{}]}, {"rows": "words"}):
+        assert _drift(nothing) == ""

@@ -18,7 +18,9 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.generate import GenerateConfig, views
 from dualforce_model.generate.__main__ import main
+from dualforce_model.generate.inputs import read_sound
 from dualforce_model.generate.render import Extras, generate
+from dualforce_model.media import read_audio
 from dualforce_model.train import checkpoint as checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +135,61 @@ def test_a_given_motion_through_the_command(checkpoint, run_folder, clip, tmp_pa
         f"{tmp_path / 'out.mp4'}: 0.40 s, driven for 0.40 s",
         str(tmp_path / "out.drift.json"),
     ]
+
+
+def test_the_workflows_command_says_and_does_the_same(checkpoint, picture, clip, talker, tmp_path, capsys, monkeypatch):
+    from PIL import Image
+    from safetensors.numpy import save_file
+
+    from flows.cli import main as command
+
+    Image.fromarray(picture).resize((400, 400)).save(tmp_path / "face.png")
+    words = np.random.default_rng(0).standard_normal((4, talker.model.config.text_dim)).astype(np.float16)
+    save_file({"text": words}, tmp_path / "words.safetensors")
+    monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path / "no weights"))
+
+    def call(*more: object) -> int:
+        given = ["--checkpoint", checkpoint, "--image", tmp_path / "face.png", "--audio", clip.video, "--steps", 1]
+        given += ["--set", "seconds=0.2", "-o", tmp_path / "out.mp4", *more]
+        monkeypatch.setattr(sys, "argv", ["dualforce", "generate", *map(str, given)])
+        with pytest.raises(SystemExit) as left:
+            command()
+        return int(left.value.code or 0)
+
+    steered = ["--text", tmp_path / "words.safetensors", "--set", "guidance_text=2", "--side-by-side"]
+    assert call(*steered) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out.mp4'}: 0.20 s\n"
+    assert decoded(tmp_path / "out.mp4").shape == (5, 96, 192, 3)
+    for wrong, message in (
+        (["--text", "somebody laughs"], "dualforce weights fetch umt5_xxl"),
+        (["--text", tmp_path / "face.png.safetensors"], "holds no text embedding"),
+        (["--set", "guidance_text=2"], "no text is given"),
+        (["--set", "stepz=2"], "did you mean 'steps'"),
+        (["--device", "cuda:99"], "there is no cuda:99"),
+        (["--motion", tmp_path / "face.png"], "face.png"),
+    ):
+        assert call(*wrong) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_any_rate_and_channels_become_16_khz_mono(tmp_path):
+    """A tone left and silence right, 44.1 kHz AAC: as long, at the same pitch, and as the face crop hears it."""
+    rate, path = 44100, tmp_path / "tone.m4a"
+    time = np.arange(2 * rate) / rate
+    tone = np.stack([0.5 * np.sin(2 * np.pi * 440 * time), 0 * time]).astype(np.float32)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("aac", rate=rate, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(tone, "fltp", "stereo")
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            file.mux(packet)
+    heard = read_sound(path, 600)
+    assert abs(len(heard) / 16000 - 2) < 0.08  # AAC fills up whole frames
+    middle = heard[8000:24000]
+    spectrum = np.abs(np.fft.rfft(middle))
+    assert spectrum.argmax() == 440
+    np.testing.assert_allclose(heard[:30000], read_audio(path, 0.0, 30000)[0], atol=1e-6)
+    assert len(read_sound(path, 600, seconds=0.5)) == 8000
 
 
 def test_the_video_tower_alone_talks_too(checkpoint_without_struct, picture, speech, run_folder, tmp_path):
