@@ -17,6 +17,7 @@ from torch import Tensor
 from dualforce_model.config import ConfigError
 from dualforce_model.data import Dataset, Sample
 from dualforce_model.diffusion import Terms, decile_means, generator_for, gradient_norms
+from dualforce_model.errors import BadInput
 from dualforce_model.model.fresh import fresh_weights
 from dualforce_model.train import checkpoint, start
 from dualforce_model.train.batches import loader
@@ -107,7 +108,8 @@ class _Run:
         teacher = start.teacher(config, run_dir, parallel.device) if config.stage == "few_step" else None
         self.objective = Objective(config, self.dataset.card, parallel.device, teacher)
         self.saver = Saver(out, parallel, config.keep, config.checkpoint_every)
-        self.sampler = Sampler(config, self.dataset, self.shape, out) if config.sample_every and parallel.main else None
+        drawn = config.sample_every and parallel.main
+        self.sampler = Sampler(config, self.dataset, self.shape, out, say) if drawn else None
         self.throughput = Throughput(self.shape, self.dataset.card, parallel.world, parallel.device)
         self.named: set[str] = set()  # unreadable clips that were reported
 
@@ -285,8 +287,9 @@ class _Run:
             self._validate(log)
         if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
             model = self.state.averaged_model(self.parallel)
-            if log and self.sampler and model:
-                log.picture(step, self.sampler.write(model, step))
+            picture = self.sampler.write(model, step) if self.sampler and model else None
+            if log and picture:
+                log.picture(step, picture)
             self.parallel.wait()
 
     def _validate(self, log: Log | None) -> None:
@@ -296,15 +299,21 @@ class _Run:
             return
 
         def terms_of(batch: Sample, generator: torch.Generator) -> dict[str, Tensor]:
+            self._name_skipped([batch])
             prepared = self.objective.prepare(batch, [generator])
             with parallel.autocast():
                 found = self.objective(state.model, prepared)
             return {"loss": found.total} | {f"loss_{name}": value for name, value in found.terms.items()}
 
-        with averaged(state.model, state.ema.weights):
-            mine = validation_terms(
-                clips, self.dataset.card, self.config, self.shape, terms_of, parallel.data_rank, parallel.data_world
-            )
+        try:
+            with averaged(state.model, state.ema.weights):
+                mine = validation_terms(
+                    clips, self.dataset.card, self.config, self.shape, terms_of, parallel.data_rank, parallel.data_world
+                )
+        except BadInput as error:
+            # none of them can be read, which every process finds at its first; training needs none
+            self.say(f"no validation: {error}")
+            return
         means = (parallel.total(torch.stack(list(mine.values()))) / parallel.data_world).tolist()
         if log:
             log.add(step=state.step, **{f"val_{name}": value for name, value in zip(mine, means, strict=True)})

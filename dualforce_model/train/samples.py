@@ -12,6 +12,7 @@ import torch
 from dualforce_model import config as strict
 from dualforce_model.configs.shape import ModelConfig
 from dualforce_model.data import Clip, Dataset, Sample, WindowReader
+from dualforce_model.errors import BadInput
 from dualforce_model.features import codec, wan_vae
 from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.generate.config import GenerateConfig
@@ -23,7 +24,7 @@ from dualforce_model.train.config import TrainConfig
 
 FOLDER = "samples"
 PEOPLE = 3  # clips in a picture
-SECONDS_LATENTS = 8  # latents of each at least: 1.2 s, so that a mouth has time to move
+LATENTS = 8  # of each at least: 1.2 s, so that a mouth has time to move
 COLUMNS = 6  # frames of each
 Decoder = Callable[[np.ndarray, int], np.ndarray]  # a latent [16,h,w] and its index, in order, to [1 or 4,H,W,3] uint8
 
@@ -31,18 +32,31 @@ Decoder = Callable[[np.ndarray, int], np.ndarray]  # a latent [16,h,w] and its i
 class Sampler:
     """Draws the same windows (the first of each of a few clips) from the same noise each time it is asked."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, shape: ModelConfig, out: Path):
-        """Of people held out where there are any. Raises MissingWeightsError when the latents' decoder has none."""
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, shape: ModelConfig, out: Path, say: Callable[[str], None] = print
+    ):
+        """Of people held out where there are any; a clip that can't be read is named and left out.
+
+        Raises MissingWeightsError when the latents' decoder has none.
+        """
         self.config, self.card, self.folder = config, dataset.card, out / FOLDER
         clips = next(group for split in ("val", "test", "train") if (group := dataset.clips[split]))
-        reader = WindowReader(
-            dataset.card, max(config.frames, SECONDS_LATENTS), shape.audio_left, shape.audio_lookahead
-        )
-        self.samples = [reader.read(clip, 0, 0.0) for clip in _spread(clips)]
+        reader = WindowReader(dataset.card, max(config.frames, LATENTS), shape.audio_left, shape.audio_lookahead)
+        self.samples: list[Sample] = []
+        for clip in _spread(clips):
+            try:
+                self.samples.append(reader.read(clip, 0, 0.0))
+            except BadInput as error:
+                say(f"clip {clip.clip_id} is left out of the samples: {error}")
         decoder(self.card)  # trouble with it is better met now than after hours
 
-    def write(self, model: DualForce, step: int) -> Path:
-        """`samples/step-….png`: per person the reference, the original frames, and below them the generated ones."""
+    def write(self, model: DualForce, step: int) -> Path | None:
+        """`samples/step-….png`: per person the reference, the original frames, and below them the generated ones.
+
+        None when no clip could be read.
+        """
+        if not self.samples:
+            return None
         device = next(model.parameters()).device
         was = model.training
         model.eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,15 @@ def test_tensorboard_has_the_numbers_of_the_log(watched):
     assert {"validation/loss", "gradient norm/video", "run/lr", "run/tokens_per_s", "run/data_seconds"} <= names
     assert any(name.startswith("loss by sigma/video 0.") for name in names)
     assert [event.step for event in events.Images("samples")] == [4, 5]
+
+
+def test_held_out_files_that_are_broken_end_no_training(run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run")
+    (clip,) = Dataset.open(tmp_path / "run").clips["val"]
+    clip.files["flame"].write_bytes(b"")
+    said = []
+    config = TrainConfig(steps=2, batch=2, frames=3, sample_every=2, validate_every=2)
+    assert train(config, tmp_path / "run", tmp_path / "out", said.append).state == "finished"
+    assert any(line.startswith(f"clip {clip.clip_id} is left out of the samples") for line in said)
+    assert any(line.startswith("no validation: none of the 1 clips can be read") for line in said)
+    assert not (tmp_path / "out" / "samples").exists()
