@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 from uuid import UUID
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     TaskRunFilter,
@@ -33,6 +36,7 @@ from tasks.launch import passing_on
 PROCESS = "dualforce.process"  # label of a flow run: machine, process id, and when that process began
 ALIVE = [StateType.RUNNING, StateType.CANCELLING]
 PAGE = 200
+T = TypeVar("T")
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def worked_on_here() -> Iterator[None]:
 def mark_crashed() -> Iterator[str]:
     """Mark runs of this machine whose process is gone, with all that ran inside them; yields a line for each."""
     with get_client(sync_client=True) as client:
-        for run in list(_running(client, None)):
+        for run in _running(client):
             word = run.labels.get(PROCESS)
             if isinstance(word, str) and _gone(word):
                 _, pid, _ = word.split()
@@ -59,25 +63,33 @@ def mark_crashed() -> Iterator[str]:
 
 
 def _crash(client: SyncPrefectClient, run: FlowRun, why: str) -> None:
-    for child in list(_running(client, run.id)):
+    for child in _running(client, run.id):
         _crash(client, child, why)
-    tasks = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=ALIVE)))
-    inside = FlowRunFilter(id={"any_": [run.id]})  # type: ignore[arg-type]
-    while found := client.read_task_runs(flow_run_filter=inside, task_run_filter=tasks, limit=PAGE):
-        for task_run in found:
-            client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
+    running = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=ALIVE)))
+    inside = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    for task_run in _all(
+        lambda offset: client.read_task_runs(flow_run_filter=inside, task_run_filter=running, limit=PAGE, offset=offset)
+    ):
+        client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
     client.set_flow_run_state(run.id, Crashed(message=why), force=True)
 
 
-def _running(client: SyncPrefectClient, parent: UUID | None) -> Iterator[FlowRun]:
+def _running(client: SyncPrefectClient, parent: UUID | None = None) -> list[FlowRun]:
     """Runs that are said to be running: those inside `parent`, or those that are inside no other."""
-    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=ALIVE))
-    above: dict[str, Any] = {"any_": [parent]} if parent else {"is_null_": True}
-    wanted = FlowRunFilter(state=state, **{"parent_flow_run_id" if parent else "parent_task_run_id": above})
-    offset = 0
-    while found := client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=offset):
-        yield from found
-        offset += len(found)
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ALIVE)),
+        parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]) if parent else None,
+        parent_task_run_id=None if parent else FlowRunFilterParentTaskRunId(is_null_=True),
+    )
+    return _all(lambda offset: client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=offset))
+
+
+def _all(page: Callable[[int], list[T]]) -> list[T]:
+    """Every page, read before anything is changed."""
+    found: list[T] = []
+    while more := page(len(found)):
+        found += more
+    return found
 
 
 def _me() -> str:

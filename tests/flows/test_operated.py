@@ -13,9 +13,11 @@ import pytest
 import yaml
 from chain import ROOT, call, command
 from dashboard import Dashboard, processes_of, until, worker
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dualforce_model.train import checkpoint
 from flows import deploy
+from tasks import board
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def slots(dashboard: Dashboard) -> int:
 def test_a_training_cancelled_retried_killed_and_retried_goes_on_where_it_was(dashboard, run_copy):
     with worker("gpu") as gpu:
         long = ["train.steps=100000", "train.checkpoint_every=50000", "train.batch=1", "train.frames=2"]
-        run = dashboard.start("train/dualforce", run_dir=str(run_copy), overrides=[*long, "train.validate_every=1"])
+        run = dashboard.start("train/dualforce", run_dir=str(run_copy), overrides=long)
         until(lambda: len(steps_in(run_copy)) > 3, "the first steps")
         assert slots(dashboard) == 1  # it holds the GPU
         assert dashboard.set_state(run, "CANCELLING", "Cancelling") == "ACCEPT"
@@ -61,7 +63,7 @@ def test_a_training_cancelled_retried_killed_and_retried_goes_on_where_it_was(da
         until(lambda: steps_in(run_copy)[-1] > kept + 3, "steps after the retry")
         assert newest.parent.joinpath("log.jsonl").read_text().startswith(numbers)  # it did not begin anew
         shown = dashboard.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
-        assert {"train-curves", "train-validation", "progress-train"} <= {artifact["key"] for artifact in shown}
+        assert {"train-curves", "progress-train"} <= {artifact["key"] for artifact in shown}
 
         gpu.kill()  # and with it the flow's own process: as if the machine had gone
         for pid in processes_of("prefect.engine") + processes_of("prefect.flow_engine"):
@@ -82,6 +84,27 @@ def test_a_training_cancelled_retried_killed_and_retried_goes_on_where_it_was(da
         until(lambda: steps_in(run_copy)[-1] > before + 3, "steps after the crash")
         dashboard.set_state(run, "CANCELLING", "Cancelling")
         until(lambda: dashboard.state(run) == "Cancelled", "the end")
+
+
+def test_what_a_training_logs_of_its_validation_becomes_a_table(dashboard, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 3.0}\n{"step": 1, "val_loss": 4.0, "val_loss_video": 2.5}\n{"step": 2, "lo')
+    with temporary_settings({PREFECT_API_URL: dashboard.api}):
+        training = board.Training("train", tmp_path)
+        training.look()
+        assert training.look() is None  # nothing new, so no second table
+        with open(log, "a") as more:
+            more.write('ss": 2.0}\n{"step": 2, "val_loss": 3.5}\n')
+        training.look()
+    of_it = {"artifacts": {"key": {"any_": ["train-validation"]}}, "sort": "CREATED_DESC"}
+    newest, before = dashboard.ask("artifacts/filter", of_it)
+    assert "step 1" in before["description"]
+    assert json.loads(before["data"]) == [
+        {"what": "loss", "validation": 4.0, "training": 3.0},
+        {"what": "loss_video", "validation": 2.5, "training": None},
+    ]
+    assert "step 2" in newest["description"]
+    assert json.loads(newest["data"]) == [{"what": "loss", "validation": 3.5, "training": 2.0}]
 
 
 def test_the_automation_marks_a_run_whose_heartbeats_stopped(dashboard, run_copy):
