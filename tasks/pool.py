@@ -41,7 +41,7 @@ class Pool:
         """
         pending: dict[Future[R], int] = {}
         suspects: list[int] = []
-        executor = self._start()
+        executor = self._start(function)
         remaining = iter(enumerate(items))
 
         def feed(count: int) -> None:
@@ -77,14 +77,14 @@ class Pool:
                 for index in sorted(suspects):
                     yield index, self._alone(function, items[index], timeout)
                 suspects.clear()
-                executor = self._start()
+                executor = self._start(function)
             feed(self.processes - len(pending))
 
     def _alone(self, function: Callable[[Any], R], item: Any, timeout: float) -> R | Exception:
         with _executor(1) as executor:
-            future = executor.submit(function, item)
             try:
-                return future.result(timeout)
+                _warm(executor, function)
+                return executor.submit(function, item).result(timeout)
             except BrokenProcessPool:
                 return WorkerDied("the worker process died on this item (crash in a decoder, or out of memory)")
             except TimeoutError:
@@ -93,11 +93,14 @@ class Pool:
             except Exception as error:  # noqa: BLE001  (it belongs to the item and becomes its row)
                 return error
 
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self, function: Callable[[Any], Any]) -> ProcessPoolExecutor:
         with self._lock:
-            if self._executor is None:
-                self._executor = _executor(self.processes)
-            return self._executor
+            if self._executor is not None:
+                return self._executor
+            executor = self._executor = _executor(self.processes)
+        with contextlib.suppress(BrokenProcessPool, RuntimeError):  # the first item will say so
+            _warm(executor, function)
+        return executor
 
     def _stop(self, executor: ProcessPoolExecutor) -> None:
         with self._lock:
@@ -131,6 +134,15 @@ def _executor(processes: int) -> ProcessPoolExecutor:
     multiprocessing.current_process().daemon = False
     # spawn, never fork: the parent holds threads and locks of Prefect, gRPC and BLAS
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+
+
+def _warm(executor: ProcessPoolExecutor, function: Callable[[Any], Any]) -> None:
+    """Have a process started and what `function` needs imported: an item's time begins after that."""
+    executor.submit(_started, function).result()
+
+
+def _started(function: Callable[[Any], Any]) -> None:
+    """Nothing; to name the function here is to import its module there."""
 
 
 def _kill(executor: ProcessPoolExecutor) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 
+import light_chain
 import psutil
 from chain import ROOT, call, command, differences, free_port, run_command
 
@@ -24,6 +25,7 @@ from flows import server
 STAGES = ("source", "face_crop", "quality", "video_latents", "struct_latents", "flame", "audio_features", "reference")
 STAGES = (*STAGES, "metadata")
 TINY = ["face_crop.size=64", "quality.min_duration_s=0.3", "runner.workers=2"]
+LIGHT = ["runner.workers=2", "runner.shard_size=16"]
 DEADLINE_S = 300.0  # for anything that must happen on the busiest machine
 
 
@@ -36,8 +38,16 @@ def render_videos(folder: Path) -> Path:
 
 
 def run_of(videos: Path, run_dir: Path, *more: str) -> list[str]:
+    """The real stages over tiny videos."""
     only = [part for stage in STAGES for part in ("--only", stage)]
     return run_command(videos, run_dir, *only, *more, sets=TINY)
+
+
+def light_run(videos: Path, run_dir: Path) -> list[str]:
+    """The stages of `light_chain`."""
+    only = [part for stage in light_chain.NAMES for part in ("--only", stage)]
+    arguments = run_command(videos, run_dir, *only, sets=LIGHT)
+    return [arguments[0], light_chain.__file__, *arguments[3:]]
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -97,6 +107,7 @@ class Monkey:
     run_dir: Path
     lasts_s: float  # an undisturbed run
     seed: int
+    command: Callable[[Path, Path], list[str]] = run_of
     log: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)  # how runs ended that were not killed themselves
     process: subprocess.Popen[bytes] | None = None
@@ -125,7 +136,7 @@ class Monkey:
         """Start a run unless one goes on, and wait for a random moment of it. None when it ended before."""
         if self.process is None:
             with open(self.said, "wb") as said:
-                arguments = run_of(self.videos, self.run_dir)
+                arguments = self.command(self.videos, self.run_dir)
                 self.process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(self.random.uniform(0, 1.1 * self.lasts_s))
@@ -149,8 +160,9 @@ class Monkey:
     def complete(self) -> None:
         """Run to the end, again as long as a row asks for it (an item whose worker was killed twice); compare."""
         for _ in range(3):
-            call(run_of(self.videos, self.run_dir))
-            if not any(ledger.read(self.run_dir, stage, ["retry"])["retry"].any() for stage in STAGES):
+            call(self.command(self.videos, self.run_dir))
+            rows = [ledger.read(self.run_dir, stage) for stage in ledger.stages(self.run_dir)]
+            if not any((some["retry"] & some["reason"].isin(["worker_died", "timeout"])).any() for some in rows):
                 break
         assert differences(self.run_dir, self.undisturbed) == [], self.log
 
