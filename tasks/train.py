@@ -79,7 +79,7 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
         if line.startswith("{") and '"step"' in line:
             watch.tell(stage, 0, json.loads(line)["step"], config.steps)
 
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *_launch(runner)]
+    launcher = [sys.executable, "-m", "dualforce_model.train.launch", *_launch(runner)]
     job = [
         "-m",
         "dualforce_model.train",

@@ -103,6 +103,7 @@ def checkpointed(bench: Bench) -> dict[str, Any]:
     parallel, state, device = bench.parallel, bench.state, bench.parallel.device
     config = TrainConfig(preset=bench.given["preset"])
     saver = Saver(Path(bench.given["folder"]), parallel, keep=1, every=1)
+    saver.expect(state.size(parallel))
     found: dict[str, Any] = {"stall_s": [], "written_s": [], "ms_per_step_meanwhile": []}
     for _ in range(2):
         began = time.perf_counter()

@@ -1,7 +1,7 @@
 """`python -m dualforce_model.train --config C.yaml --data RUN_DIR --out CHECKPOINTS`, also under `accelerate launch`.
 
 Exit codes: 0 finished · 1 a checkpoint could not be written · 2 bad input or config · 3 diverged · 75 stopped by SIGTERM,
-with a checkpoint to go on from. A launcher of several processes answers 1 for whatever theirs is.
+with a checkpoint to go on from. `accelerate launch` answers 1 for all of these, `train.launch` with the code itself.
 """
 
 from __future__ import annotations

@@ -108,6 +108,7 @@ class _Run:
         teacher = start.teacher(config, run_dir, parallel.device) if config.stage == "few_step" else None
         self.objective = Objective(config, self.dataset.card, parallel.device, teacher)
         self.saver = Saver(out, parallel, config.keep, config.checkpoint_every)
+        self.saver.expect(self.state.size(parallel))
         drawn = config.sample_every and parallel.main
         self.sampler = Sampler(config, self.dataset, self.shape, out, say) if drawn else None
         self.throughput = Throughput(self.shape, self.dataset.card, parallel.world, parallel.device)
@@ -173,7 +174,6 @@ class _Run:
                 figures = self.throughput.numbers(done.windows, done.frames, now - clock)
                 log.add(**line, seconds=round(now - clock, 4), data_seconds=round(waited, 4), **figures)
                 self.say(json.dumps({name: value for name, value in line.items() if not isinstance(value, list)}))
-            clock = now
             self._after_step(log)
             if done.written:
                 self.saver.finish()
@@ -181,6 +181,7 @@ class _Run:
                 self._save(log)
             if stopped:
                 break
+            clock = time.perf_counter()
         self.saver.finish()
         if log:
             log.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torch import Tensor
@@ -30,9 +31,16 @@ class Saver:
         self.stalled = 0.0  # seconds that the training stood still for the last save
         self._staged = shards.Staged()
         self._thread: threading.Thread | None = None
+        self._reserving: threading.Thread | None = None
         self._step = 0
         self._facts: checkpoint.Facts = {}
         self._error: BaseException | None = None
+
+    def expect(self, size: int) -> None:
+        """Make room for checkpoints of so many bytes on this process, meanwhile; only a GPU's memory needs it."""
+        if self.parallel.device.type == "cuda":
+            self._reserving = threading.Thread(target=self._staged.reserve, args=(size, True), name="staging")
+            self._reserving.start()
 
     @property
     def pending(self) -> bool:
@@ -52,6 +60,8 @@ class Saver:
         began = time.perf_counter()
         if self.pending:
             self.finish()
+        if self._reserving is not None:
+            self._reserving.join()
         copies = self._staged.take(files)
         first = {file: shards.rows(named) for file, named in files.items()}
         folder = checkpoint.unfinished(self.root, step)
@@ -71,12 +81,16 @@ class Saver:
     ) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for file, tensors in copies.items():
-                shards.write(folder / file, tensors, first[file])
-            for file, text in texts.items():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).write_text(text, encoding="utf-8")
-            self._facts = checkpoint.facts(folder, [*copies, *texts])
+            with ThreadPoolExecutor(1) as hashing:  # of one file, while the next is written
+                told = []
+                for file, tensors in copies.items():
+                    shards.write(folder / file, tensors, first[file])
+                    told.append(hashing.submit(checkpoint.facts, folder, [file]))
+                for file, text in texts.items():
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / file).write_text(text, encoding="utf-8")
+                told.append(hashing.submit(checkpoint.facts, folder, texts))
+                self._facts = {name: fact for one in told for name, fact in one.result().items()}
         except Exception as error:  # noqa: BLE001  (raised where the training waits for it)
             self._error = error
 

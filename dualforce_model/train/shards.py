@@ -31,16 +31,19 @@ class Staged:
     def __init__(self) -> None:
         self._room = torch.empty(0)
 
+    def reserve(self, size: int, locked: bool) -> None:
+        """Have room for so many bytes. Locking pages takes seconds for tens of GB: better before the first copy."""
+        if self._room.numel() < size:
+            self._room = torch.empty(size, dtype=torch.uint8, pin_memory=locked)
+
     def take(self, files: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """Copies of all tensors [file][name], as they are now; the next call overwrites them.
 
         Returns when they are there, so that training may go on with the originals.
         """
         flat = [(file, name, local(x).detach()) for file, named in files.items() for name, x in named.items()]
-        size = sum(_room(x) for _, _, x in flat)
         device = next((x.device for _, _, x in flat if x.is_cuda), None)
-        if self._room.numel() < size:
-            self._room = torch.empty(size, dtype=torch.uint8, pin_memory=device is not None)
+        self.reserve(sum(_room(x) for _, _, x in flat), device is not None)
         copies: dict[str, dict[str, Tensor]] = {file: {} for file in files}
         used = 0
         for file, name, x in flat:

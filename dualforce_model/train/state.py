@@ -22,9 +22,10 @@ from dualforce_model.train import shards
 from dualforce_model.train.checkpoint import FORMAT, read_json
 from dualforce_model.train.config import APART, TrainConfig, lineage
 from dualforce_model.train.optimiser import Ema
-from dualforce_model.train.parallel import Parallel, whole
+from dualforce_model.train.parallel import Parallel, local, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, per parameter
+SLACK = 1 << 20  # bytes of a checkpoint beside its large tensors
 ROOMS = ("configs", "model", "diffusion", "data", "train")  # whose code decides the weights
 
 
@@ -48,9 +49,16 @@ class TrainState:
             found |= {
                 f"model/{name}": dict(self.model.named_parameters()),
                 f"ema/{name}": self.ema.weights,
-                f"optimiser/{name}": self._moments(),
             }
+            found |= {f"optimiser/{key}-{name}": self._moments(key) for key in MOMENTS}
         return found
+
+    def size(self, parallel: Parallel) -> int:
+        """Bytes that this process writes of a checkpoint, a little more at most."""
+        if not (parallel.main or parallel.sharded):
+            return SLACK
+        copies = len(MOMENTS) + 2  # beside them the weights and their averages
+        return SLACK + copies * sum(local(p).nbytes + 64 for p in self.model.parameters())
 
     def texts(self, config: TrainConfig, card: Mapping[str, Any], parallel: Parallel) -> dict[str, str]:
         """The JSON files of a checkpoint, which the first process writes.
@@ -109,9 +117,9 @@ class TrainState:
         model.load_state_dict(weights, assign=True)
         return model.to(parallel.device).requires_grad_(False).eval()
 
-    def _moments(self) -> dict[str, Tensor]:
+    def _moments(self, key: str) -> dict[str, Tensor]:
         named, state = dict(self.model.named_parameters()), self.optimiser.state
-        return {f"{key}/{name}": state[p][key] for name, p in named.items() if p in state for key in MOMENTS}
+        return {f"{key}/{name}": state[p][key] for name, p in named.items() if p in state}
 
 
 def _text(value: Mapping[str, Any]) -> str:

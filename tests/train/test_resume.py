@@ -48,7 +48,7 @@ def command(data: Path, out: Path, processes: int, launch: list[str] = SHARDS, *
     if processes == 1:
         return [sys.executable, *job]
     number = ["--num_processes", str(processes), "--main_process_port", str(free_port())]
-    return [sys.executable, "-m", "accelerate.commands.launch", *launch, *number, *job]
+    return [sys.executable, "-m", "dualforce_model.train.launch", *launch, *number, *job]
 
 
 def start(arguments: list[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen:
@@ -123,7 +123,8 @@ def test_two_that_share_the_model_killed_at_three_random_places_and_told_to_stop
     for step in (places.randrange(1, 12), 24, places.randrange(26, 35)):
         code, output = interrupt(command(run_folder, tmp_path, 2), step, signal.SIGKILL)
         assert code == -signal.SIGKILL, output
-    _, output = interrupt(command(run_folder, tmp_path, 2), places.randrange(38, 57), signal.SIGTERM)
+    code, output = interrupt(command(run_folder, tmp_path, 2), places.randrange(38, 57), signal.SIGTERM)
+    assert code == 75, output
     stopped_at = checkpoint.step_of(checkpoint.newest(tmp_path))
     assert 38 <= stopped_at < STEPS
     assert output.count(f"stopped at step {stopped_at}") == 2  # both at the same
@@ -202,12 +203,13 @@ def test_a_run_goes_on_with_another_number_of_processes(run_folder, whole_runs, 
     assert all(torch.allclose(ends[0][name], value, atol=1e-4) for name, value in ends[1].items())
 
 
-def test_four_processes_share_the_model_and_two_each_window(run_folder, whole_runs, tmp_path):
-    code, output = interrupt(command(run_folder, tmp_path, 4, sequence=2), 4, signal.SIGTERM)
-    assert code != 0
-    assert "4 process(es), shards of the model, 2 to a window, cpu" in output
+def test_eight_processes_share_the_model_and_two_each_window(run_folder, whole_runs, tmp_path):
+    """The layout that `mova_lite` is meant for, with the rates and losses of one process alone."""
+    code, output = interrupt(command(run_folder, tmp_path, 8, sequence=2), 3, signal.SIGTERM)
+    assert code == 75
+    assert "8 process(es), shards of the model, 2 to a window, cpu" in output
     rows = steps_of(tmp_path)
-    assert len(rows) >= 4
+    assert len(rows) >= 3
     agree(rows, steps_of(whole_runs[1])[: len(rows)])
     assert checkpoint.step_of(checkpoint.newest(tmp_path)) == len(rows)
 
@@ -267,7 +269,7 @@ def test_a_checkpoint_of_another_dataset_is_refused(run_folder, whole_runs, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_clips(run_folder, tmp_path):
-    code, output = run(command(run_folder, tmp_path, 1, **{"optimiser.lr": "1e30", "optimiser.warmup": 0}))
+    code, output = run(command(run_folder, tmp_path, 2, **{"optimiser.lr": "1e30", "optimiser.warmup": 0}))
     assert code == 3
     assert "diverged: step" in output
     assert "gradient is not finite" in output

@@ -75,6 +75,7 @@ def test_a_kill_before_the_marker_leaves_nothing_that_counts(saver):
     assert list(saver.root.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_rows_of_several_processes_are_read_by_any_number_and_by_torch_itself(tmp_path):
     whole = {"a": torch.arange(15.0).reshape(5, 3), "b": torch.arange(2.0)}
     for rank, first in enumerate((0, 3)):  # as FSDP2 cuts 5 rows for two, and the second has none of the last
