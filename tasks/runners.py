@@ -82,7 +82,7 @@ def _ray(config: RunnerConfig) -> Iterator[tuple[TaskRunner[Any], int]]:
         raise RunError(f"runner.kind=ray: {error}; pip install -c constraints.txt -e '.[ray]'") from error
     local: dict[str, Any] = {
         "num_cpus": LOCAL_WORKERS * _share(config), "include_dashboard": False, "object_store_memory": 128 << 20,
-        "_node_ip_address": "127.0.0.1", "logging_level": "warning",
+        "logging_level": "warning",
     }  # fmt: skip
     with _starting:
         if not ray.is_initialized():  # one connection for all stages of this process, which side by side would fight
@@ -90,7 +90,10 @@ def _ray(config: RunnerConfig) -> Iterator[tuple[TaskRunner[Any], int]]:
                 arguments = {} if config.address else local
                 _for_good(lambda: ray.init(config.address or None, log_to_driver=False, **arguments))
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise RunError(f"runner.address: no Ray cluster answers at {config.address}: {error}") from error
+                hint = "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+                raise RunError(
+                    f"runner.address: no Ray cluster answers at {config.address}: {error}; {hint}"
+                ) from error
     if config.address:
         cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         processes = config.workers or min(count for count in cores if count)

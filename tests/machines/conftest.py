@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from chain import call, free_port, run_command
+from chain import SMALL, call, free_port, run_command
 from s3 import environment, s3_server
 
 from flows import server
@@ -38,7 +38,7 @@ def videos(tmp_path_factory, shared_data):
 def on_one_machine(tmp_path_factory, prefect_server, videos):
     """The whole chain as everybody has it, in threads and worker processes of one machine."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
-    call(run_command(videos, run_dir))
+    call(run_command(videos, run_dir, sets=[*SMALL, "runner.workers=1"]))
     return run_dir
 
 
