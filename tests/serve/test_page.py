@@ -22,11 +22,12 @@ def files(tmp_path_factory, speech) -> Path:
     folder = tmp_path_factory.mktemp("files")
     Image.fromarray(data.astronaut()).save(folder / "astronaut.png")
     Image.new("RGB", (200, 200), "teal").save(folder / "nobody.png")
-    with wave.open(str(folder / "speech.wav"), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(16000)
-        out.writeframes((speech * 32767).astype("<i2").tobytes())
+    for name, samples in (("speech.wav", speech), ("word.wav", speech[:12800])):
+        with wave.open(str(folder / name), "wb") as out:
+            out.setnchannels(1)
+            out.setsampwidth(2)
+            out.setframerate(16000)
+            out.writeframes((samples * 32767).astype("<i2").tobytes())
     return folder
 
 
@@ -90,6 +91,23 @@ def test_a_sound_file_is_seen_and_heard_together(page, files):
     })()""")
     assert 60 < mean < 220
     assert spread > 20
+
+
+def test_picture_and_sound_wait_together_for_a_slow_server(browser, serving, files):
+    """Drawing takes far longer than playing; the clock stops until there is something to show."""
+    browser.open(serving(generate={"steps": 60}, sessions=1).url)
+    browser.wait(f"{STATE} === 'idle'")
+    browser.choose("#picture", files / "astronaut.png")
+    click(browser, "[value=file]")
+    browser.choose("#sound", files / "word.wav")
+    browser.run("""window.states = []; new MutationObserver(() => states.push(document.body.dataset.state))
+        .observe(document.body, {attributes: true, attributeFilter: ['data-state']})""")
+    click(browser, "#start")
+    seen, _ = watch(browser, "done")
+    states = browser.run("states")
+    assert "waiting" in states[states.index("playing") :]
+    assert all(0 <= time - frame / 25 < 0.2 for frame, time in seen)
+    assert text(browser, "#status") == "Done: 0.8 s."
 
 
 def test_the_microphone_is_drawn_to_its_last_word(page, files, monkeypatch):
