@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 from rich.console import Console
 
@@ -72,8 +74,14 @@ def rerun(clips: int, tell: Callable[[str], None] = lambda what: None) -> dict[s
             os.environ.pop(variable, None)
         home, port = folder / "server", _free_port()
         os.environ.update(PREFECT_HOME=str(home), PREFECT_API_URL=server.url(port))
-        process = server.start(port)
+        # the server's own words are kept out of what is printed here
+        up = [sys.executable, "-m", "flows.cli", "up", "--port", str(port)]
+        process = subprocess.Popen(up, stdout=subprocess.DEVNULL, cwd=server.ROOT)
         try:
+            while not server.healthy(server.url(port)):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the Prefect server ended with code {process.returncode}")
+                time.sleep(0.2)
             command = [sys.executable, "-m", "flows.cli", "run", str(run.dir)]
             command += [part for stage in CHAIN for part in ("--only", stage)]
             empty = _mib(home)
@@ -162,7 +170,7 @@ def _watched(command: list[str], server_pid: int) -> dict[str, float]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=server.ROOT)
     peak = own = 0.0
     while process.poll() is None:
-        mine, theirs = (sum(map(_rss_mib, _family(pid))) for pid in (process.pid, server_pid))
+        mine, theirs = _rss_mib(process.pid), _rss_mib(server_pid)
         peak, own = max(peak, mine + theirs), max(own, mine)
         time.sleep(0.1)
     if process.returncode:
@@ -176,21 +184,15 @@ def _watched(command: list[str], server_pid: int) -> dict[str, float]:
     }
 
 
-def _family(pid: int) -> Iterable[int]:
-    """A process and all that descend from it."""
-    yield pid
-    try:
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            yield from _family(int(child))
-    except OSError:  # it ended meanwhile
-        return
-
-
 def _rss_mib(pid: int) -> float:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-    except (OSError, IndexError):
-        return 0.0
+    """Resident memory of a process and all that descend from it."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+    return total / 2**20
 
 
 def _free_port() -> int:

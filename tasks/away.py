@@ -22,8 +22,14 @@ from tasks.run import RunError
 R = TypeVar("R")
 PATIENCE = "DUALFORCE_SERVER_PATIENCE_S"  # seconds for which a server that went away is waited for
 DEFAULT_S = 300.0
-AWAY = httpx.TransportError
 logger = logging.getLogger("dualforce.server")
+
+
+def away(error: BaseException | None) -> bool:
+    """Whether an error comes of a server that can't be reached; Prefect wraps some in a RuntimeError of its own."""
+    while error is not None and not isinstance(error, httpx.TransportError):
+        error = error.__cause__
+    return error is not None
 
 
 @contextlib.contextmanager
@@ -31,7 +37,10 @@ def only_shown() -> Iterator[None]:
     """Around calls that make something visible on the dashboard and nothing else: they never stop the work."""
     try:
         yield
-    except (httpx.HTTPError, ObjectNotFound) as error:  # away, or back with another database
+    except Exception as error:
+        # away, or back with another database
+        if not (away(error) or isinstance(error, (httpx.HTTPStatusError, ObjectNotFound))):
+            raise
         logger.warning("not shown on the dashboard: %s", error or type(error).__name__)
 
 
@@ -43,7 +52,9 @@ def again_when_back(work: Callable[[], R]) -> R:
     while True:
         try:
             return work()
-        except AWAY as error:
+        except Exception as error:
+            if not away(error):
+                raise
             logger.warning("the Prefect server does not answer (%s); waiting for it", error or type(error).__name__)
             _await_return(error)
 
@@ -53,16 +64,10 @@ def said_plainly() -> Iterator[None]:
     """Around a whole run: a server that stays away is a RunError that says what to do."""
     try:
         yield
-    except AWAY as error:
+    except Exception as error:
+        if not away(error):
+            raise
         raise _gone(error) from error
-
-
-def _gone(error: Exception) -> RunError:
-    api = get_current_settings().api.url or "that Prefect started for this command"
-    return RunError(
-        f"the Prefect server {api} does not answer ({error or type(error).__name__}); what was done is kept: start it "
-        "again (`dualforce up`), then run the same command again"
-    )
 
 
 def _await_return(error: Exception) -> None:
@@ -71,4 +76,12 @@ def _await_return(error: Exception) -> None:
         time.sleep(1)
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=5):  # noqa: S310  (the user's)
             return
-    raise _gone(error) from error
+    raise _gone(error) from None
+
+
+def _gone(error: Exception) -> RunError:
+    api = get_current_settings().api.url or "that Prefect started for this command"
+    return RunError(
+        f"the Prefect server {api} does not answer ({error or type(error).__name__}); what was done is kept: start it "
+        "again (`dualforce up`), then run the same command again"
+    )

@@ -7,14 +7,14 @@ import subprocess
 import time
 
 from chain import ROOT, call, differences
-from faults import DEADLINE_S, run_of, until
+from faults import DEADLINE_S, environment, run_of, until
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S") or 0)
 
 
-def start_and_lose_the_server(server, arguments, run_dir, **environment) -> subprocess.Popen[str]:
+def start_and_lose_the_server(server, arguments, run_dir, **settings) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(**settings)
     )
     crops = run_dir / "clips"
     until(lambda: (crops.is_dir() and any(crops.iterdir())) or process.poll() is not None, "the face crop began")

@@ -50,6 +50,10 @@ def light_run(videos: Path, run_dir: Path) -> list[str]:
     return [arguments[0], light_chain.__file__, *arguments[3:]]
 
 
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
 def until(condition: Callable[[], object], what: str) -> None:
     """Return once the condition holds. Fails after a deadline."""
     end = time.monotonic() + DEADLINE_S
@@ -83,14 +87,14 @@ class Server:
     def __init__(self, home: Path):
         self.port = free_port()
         os.environ.update(PREFECT_HOME=str(home), PREFECT_API_URL=server.url(self.port))
-        self.process = server.start(self.port)
+        self.process = server.start(self.port, wait_s=DEADLINE_S)
 
     def kill(self) -> None:
         kill(family(self.process.pid))
         self.process.wait()
 
     def start(self) -> None:
-        self.process = server.start(self.port)
+        self.process = server.start(self.port, wait_s=DEADLINE_S)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -137,7 +141,9 @@ class Monkey:
         if self.process is None:
             with open(self.said, "wb") as said:
                 arguments = self.command(self.videos, self.run_dir)
-                self.process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+                self.process = subprocess.Popen(
+                    arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=said
+                )
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(self.random.uniform(0, 1.1 * self.lasts_s))
         return psutil.Process(self.process.pid) if self.process.poll() is None else None
@@ -212,7 +218,11 @@ class Monkey:
             self.process.wait(DEADLINE_S)
             self.ended()
         worker = subprocess.Popen(
-            command("worker", "--pool", "cpu"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+            command("worker", "--pool", "cpu"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+            env=environment(),
         )
         parameters = {"run_dir": self.run_dir, "input_dir": self.videos, "config": "demo"}
         pairs = [part for name, value in parameters.items() for part in ("--param", f'{name}="{value}"')]
