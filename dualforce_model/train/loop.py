@@ -94,6 +94,7 @@ class _Run:
         self.shape = model_config(config, self.dataset.card)
         found = self._to_go_on_from()
         model = parallel.build(self.shape, config.compile)
+        model.set_checkpointing(config.checkpointing)
         if found is None:
             self._begin(model)
         self.state = TrainState(model, Ema(model, config.ema), adamw(model, config.optimiser))
