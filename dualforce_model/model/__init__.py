@@ -1,8 +1,8 @@
 """The model: two causal towers, their bridge, their conditions and their cache. It knows tensors, not files of clips.
 
 Read in this order: `configs.shape`, `rotary`, `attention`, `block`, `bridge`, `conditioning`, `towers`, `duo`, `cache`,
-`dualforce`, `hearing`; then what makes it fast (`triangle`, `merge`, `heads`, `checkpointing`, `float8`) and what brings
-weights in and out (`files`, `wan`).
+`dualforce`, `hearing`; then what makes it fast (`triangle`, `merge`, `heads`, `checkpointing`, `float8`), what lets
+processes share a window (`exchange`), and what brings weights in and out (`fresh`, `files`, `wan`).
 """
 
 from dualforce_model.configs.shape import BridgeConfig, ModelConfig, TowerConfig, preset, presets
