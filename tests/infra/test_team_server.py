@@ -37,7 +37,7 @@ class Team:
     environment: dict[str, str]  # of a client that knows no secret
     server: subprocess.Popen[bytes]
     secrets: dict[str, str] = field(
-        default_factory=lambda: {n: secrets.token_hex(12) for n in ("auth", "proxy", "cookie")}
+        default_factory=lambda: {n: secrets.token_hex(12) for n in ("auth", "proxy", "cookie", "link")}
     )
 
     @property
@@ -97,7 +97,7 @@ def ran(team, shared_data) -> Iterator[Path]:
     """A run by a deployment: its video comes through a proxy with a password, which a Prefect block holds."""
     clip = (shared_data / "clips" / "good_hdtf_may_512_25.mp4").read_bytes()
     links, cookies = team.folder / "links.txt", team.folder / "cookies.txt"
-    links.write_text("a http://videos.test/a.mp4\n")
+    links.write_text(f"a http://videos.test/a.mp4?signature={team.secrets['link']}\n")
     cookies.write_text(
         f"# Netscape HTTP Cookie File\nvideos.test\tFALSE\t/\tFALSE\t2000000000\tsession\t{team.secrets['cookie']}\n"
     )
@@ -187,7 +187,7 @@ def test_secrets_leave_no_trace_and_no_pickle_is_left(team, ran, postgres):
     dump = team.folder / "database.sql"
     dump.write_text(postgres.tool("pg_dump", "--inserts"))
     assert "download.proxy=$VIDEO_PROXY" in dump.read_text()  # parameters are in it
-    files = [p for p in team.folder.rglob("*") if p.is_file() and p.name != "cookies.txt"]
+    files = [p for p in team.folder.rglob("*") if p.is_file() and p.name not in ("cookies.txt", "links.txt")]
     assert {ran / "run.json", team.folder / "worker.log", team.folder / "commands.log"} <= set(files)
     spoken = {name: (value, base64.b64encode(value.encode()).decode()) for name, value in team.secrets.items()}
     found = [
