@@ -15,10 +15,13 @@ from dualforce_model.errors import Verdict
 from dualforce_model.media import Clip
 from dualforce_model.report.pictures import data_uri
 from dualforce_model.store import ledger
-from tasks import obtained
+from dualforce_model.store.remote import NotInStore, StoreError
+from tasks import obtained, working_copy
 from tasks.away import only_shown
 from tasks.board import key_of
 from tasks.run import Run
+
+ON_SHEET = 24  # clips
 
 
 def show_stage(run: Run, stage: str, counts: dict[str, int]) -> None:
@@ -38,8 +41,10 @@ def show_stage(run: Run, stage: str, counts: dict[str, int]) -> None:
     if stage == "quality":
         clips = [Clip(run.clips, name) for name in rows.loc[rows["status"] == "accepted", "clip_id"]]
         try:
-            sheet = data_uri(report.contact_sheet(clips), "image/jpeg")
-        except (OSError, Verdict) as error:  # a clip was damaged since; the picture is no reason to stop the run
+            working_copy.fetch_clips(run, [clip.clip_id for clip in clips[:ON_SHEET]])
+            sheet = data_uri(report.contact_sheet(clips, ON_SHEET), "image/jpeg")
+        except (OSError, Verdict, NotInStore, StoreError) as error:
+            # a clip was damaged since; the picture is no reason to stop the run
             get_run_logger().warning("no contact sheet: %s", error)
         else:
             with only_shown():

@@ -19,7 +19,7 @@ import pyarrow as pa
 from dualforce_model.download import deny
 from dualforce_model.features import FEATURES
 from dualforce_model.store import ledger
-from dualforce_model.store.remote import Remote, Stored, StoreError, files_of
+from dualforce_model.store.remote import NotInStore, Remote, Stored, StoreError, files_of
 from tasks.config import STAGES, RunConfig, RunnerConfig
 from tasks.run import MANIFEST, Run, RunError, lock, open_run
 from tasks.stage import Item, Stage
@@ -48,7 +48,7 @@ def said_plainly() -> Iterator[None]:
     """Turn trouble with the store that outlived its retries into a RunError."""
     try:
         yield
-    except StoreError as error:
+    except (NotInStore, StoreError) as error:
         raise RunError(str(error)) from error
 
 
@@ -101,8 +101,10 @@ def _pull(run: Run, remote: Remote, stages: Iterable[str]) -> None:
     remote.write(MANIFEST, run.dir / MANIFEST)
 
 
-def with_needs(run: Run, stage: Stage, items: Iterable[Item]) -> list[Item]:
+def with_needs(run: Run, stage: Stage, items: Sequence[Item]) -> list[Item]:
     """Items that know the files they will read, so that any machine can fetch them."""
+    if not items:
+        return []
     of: dict[str, list[Stored]] = defaultdict(list)  # by clip, or by source of what is no clip yet
     for name in stage.reads:
         for source, clip_id, files in _accepted(run, name):
@@ -114,6 +116,14 @@ def with_needs(run: Run, stage: Stage, items: Iterable[Item]) -> list[Item]:
         names = [item.clip_id] if item.clip_id else [item.source, *map(str, PurePosixPath(item.source).parents)]
         done.append(replace(item, needs=(*for_all, *(file for name in names for file in of.get(name, ())))))
     return done
+
+
+def fetch_clips(run: Run, clips: Sequence[str]) -> None:
+    """Have these clips at hand, on whichever machine they were made."""
+    remote = remote_of(run)
+    if remote is not None:
+        found = [files for _, clip_id, files in _accepted(run, "face_crop") if clip_id in clips]
+        remote.fetch(run.dir, [file for files in found for file in files])
 
 
 def _all_files(run: Run, stages: Iterable[str]) -> list[Stored]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import fsspec
@@ -29,6 +30,7 @@ from dualforce_model.store.publish import publish, write_json
 
 T = TypeVar("T")
 AT_ONCE = 8  # transfers
+OURS, TAKING = "store", "being put into the store"
 COPY = "copy.json"  # beside a ledger in a working copy: of which store it is, and which of its files are here
 AGAIN = "run again, and it will be made again"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -106,10 +108,13 @@ class Remote:
 
         A run folder from before there was a store is taken in whole.
         """
-        own = [stage for stage in ledger.stages(run_dir) if self._seen(run_dir, stage) is None]
-        if own and any(self._ledger(stage) for stage in own):
+        own = [
+            stage for stage in ledger.stages(run_dir) if self._origin(run_dir, stage) != OURS and _here(run_dir, stage)
+        ]
+        if any(self._origin(run_dir, stage) != TAKING and self._ledger(stage) for stage in own):
             raise StoreError(f"{run_dir} and {self.url} hold different runs; name an empty folder or an empty store")
         for stage in own:
+            self._note(run_dir, stage, TAKING)
             recorded = ledger.read(run_dir, stage, ["files"])["files"]
             self.put(run_dir, [f for text in recorded for f in files_of(text) if (run_dir / f.name).is_file()])
             self.push(run_dir, stage)
@@ -117,22 +122,25 @@ class Remote:
             self._pull(run_dir, stage)
 
     def _pull(self, run_dir: Path, stage: str) -> None:
-        there, seen, here = self._ledger(stage), self._seen(run_dir, stage) or {}, _here(run_dir, stage)
+        there, seen, here = self._ledger(stage), self._seen(run_dir, stage), _here(run_dir, stage)
+        if not there and not here:
+            return
+        if self._origin(run_dir, stage) != OURS:
+            self._note(run_dir, stage, OURS)  # before there is anything that could be taken for a run of its own
         old = [name for name, stamp in there.items() if seen.get(name) != [stamp, here.get(name)]]
         self._each(lambda name: self.read(name, run_dir / name), old)
         for name in here.keys() - there.keys():
             (run_dir / name).unlink(missing_ok=True)
-        if there or here:
-            self._saw(run_dir, stage, there)
+        self._note(run_dir, stage, OURS, there)
 
     def push(self, run_dir: Path, stage: str) -> None:
         """Make the store's ledger of a stage what the working copy's is. Killed half-way, no row is lost; do it again."""
-        there, seen, here = self._ledger(stage), self._seen(run_dir, stage) or {}, _here(run_dir, stage)
+        there, seen, here = self._ledger(stage), self._seen(run_dir, stage), _here(run_dir, stage)
         new = [name for name, stamp in here.items() if name not in there or seen.get(name) != [there[name], stamp]]
         self._each(lambda name: self.write(name, run_dir / name), new)
         self.remove([name for name in there if name not in here])
         if there or here:
-            self._saw(run_dir, stage, self._ledger(stage))
+            self._note(run_dir, stage, OURS, self._ledger(stage))
 
     def write(self, name: str, path: Path) -> None:
         """Put one file under a name in the store: whole or not at all."""
@@ -181,18 +189,25 @@ class Remote:
         found = {name: info for name, info in self._list(f"ledger/{stage}").items() if name.endswith(".parquet")}
         return {n: str(i.get("ETag") or (i["size"], str(i.get("mtime") or i.get("created")))) for n, i in found.items()}
 
-    def _seen(self, run_dir: Path, stage: str) -> dict[str, Any] | None:
-        """By name the stamps of ledger files, there and here, when they were last known to be equal; None: not of it."""
+    def _noted(self, run_dir: Path, stage: str) -> dict[str, Any]:
         try:
             noted = json.loads((ledger.folder(run_dir, stage) / COPY).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            return None
-        return dict(noted["files"]) if noted["url"] == self.url else None
+            return {}
+        return dict(noted) if noted["url"] == self.url else {}
 
-    def _saw(self, run_dir: Path, stage: str, there: Mapping[str, str]) -> None:
+    def _origin(self, run_dir: Path, stage: str) -> str:
+        """Whose the ledger in the folder is: OURS, TAKING (into the store, killed in the middle of it), or another's."""
+        return str(self._noted(run_dir, stage).get("origin", ""))
+
+    def _seen(self, run_dir: Path, stage: str) -> dict[str, Any]:
+        """By name the stamps of ledger files, there and here, when they were last known to be equal."""
+        return dict(self._noted(run_dir, stage).get("files", {}))
+
+    def _note(self, run_dir: Path, stage: str, origin: str, there: Mapping[str, str] = MappingProxyType({})) -> None:
         here = _here(run_dir, stage)
         equal = {name: [stamp, here[name]] for name, stamp in there.items() if name in here}
-        write_json(ledger.folder(run_dir, stage) / COPY, {"url": self.url, "files": equal})
+        write_json(ledger.folder(run_dir, stage) / COPY, {"url": self.url, "origin": origin, "files": equal})
 
     def _list(self, folder: str, depth: int | None = None) -> dict[str, dict[str, Any]]:
         with self._open() as (fs, root):

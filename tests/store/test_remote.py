@@ -161,6 +161,25 @@ def test_a_run_from_before_there_was_a_store_is_taken_in_whole(remote, here, tmp
     assert (tmp_path / "there/clips/a.mp4").read_bytes() == A
 
 
+def test_killed_while_it_is_taken_in_or_pulled_it_goes_on(remote, here, tmp_path, monkeypatch):
+    def killed(*them):
+        raise KeyboardInterrupt
+
+    ledger.rewrite(here, "quality", rows("a"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Remote, "remove", killed)
+        remote.pull(here, ["quality"])
+    remote.pull(here, ["quality"])
+    assert clips_of(here) == ["a"]
+    real = Remote._note
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Remote, "_note", lambda *them: killed() if len(them) > 4 else real(*them))
+        remote.pull(tmp_path / "there", ["quality"])
+    assert clips_of(tmp_path / "there") == ["a"]
+    remote.pull(tmp_path / "there", ["quality"])
+    assert clips_of(tmp_path / "there") == ["a"]
+
+
 def test_two_different_runs_are_not_mixed(remote, here, tmp_path):
     ledger.rewrite(here, "quality", rows("a"))
     remote.pull(here, ["quality"])
