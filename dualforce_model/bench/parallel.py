@@ -30,27 +30,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reshard", action="store_true", help="let gathered weights go after forward")
     parser.add_argument("--checkpointing", default="none", choices=["none", "selective", "full"])
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument(
+        "--baseline", action=argparse.BooleanOptionalAction, default=True, help="also measure one process alone"
+    )
     parser.add_argument("--folder", help="where checkpoints go (16 bytes per parameter); default: a temporary folder")
     parser.add_argument("--cpu", action="store_true", default=not torch.cuda.is_available())
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Three launches: one process, all processes, all processes once more from the checkpoint."""
+    """Launches: one process, all processes, all processes once more from the checkpoint."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         given = {**vars(args), "folder": folder}
-        one = launched(given, 1, "steps")
+        one = launched(given, 1, "steps") if args.baseline else None
         many = launched(given, args.processes, "steps")
         again = launched(given, args.processes, "resume")
-    return {
+    found = {
         **{name: many[name] for name in ("parameters", "processes", "device", "torch", "python")},
         "preset": args.preset,
         "reshard": args.reshard,
-        "one_process": {name: one[name] for name in ("shards", "long")},
         "all_processes": {name: many[name] for name in ("shards", "long", "checkpoint")},
-        "speedup_shards": round(many["shards"]["tokens_per_s"] / one["shards"]["tokens_per_s"], 3),
-        "speedup_shared_window": round(many["long"]["tokens_per_s"] / one["long"]["tokens_per_s"], 3),
         **again,
     }
+    if one is not None:
+        found["one_process"] = {name: one[name] for name in ("shards", "long")}
+        for name, key in (("speedup_shards", "shards"), ("speedup_shared_window", "long")):
+            found[name] = round(many[key]["tokens_per_s"] / one[key]["tokens_per_s"], 3)
+    return found
 
 
 def launched(given: dict[str, Any], processes: int, what: str) -> dict[str, Any]:
