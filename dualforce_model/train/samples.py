@@ -108,8 +108,17 @@ def picture_rows(card: Mapping[str, Any], sample: Sample, drawn: np.ndarray) -> 
     still = decoded(card, sample["reference"][:, None].numpy())[0]
     at = np.linspace(0, len(original) - 1, COLUMNS).round().astype(int)
     above = np.hstack([still, *original[at]])
-    below = np.hstack([np.full_like(still, 255), *generated[at]])
+    below = np.hstack([_caption(len(still)), *generated[at]])
     return np.vstack([above, below])
+
+
+def _caption(size: int) -> np.ndarray:
+    """RGB [size,size,3]: what is what, beside the generated frames."""
+    from PIL import Image, ImageDraw
+
+    tile = Image.new("RGB", (size, size), "white")
+    ImageDraw.Draw(tile).text((4, 4), "above: reference\nand original\n\nright: generated", "black")
+    return np.asarray(tile)
 
 
 def _spread(clips: Sequence[Clip]) -> list[Clip]:
