@@ -15,6 +15,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 
 from dualforce_model.train import log
 from tasks.away import only_shown
@@ -61,6 +63,7 @@ class Training:
         self._shown_at = time.monotonic()
         self._last: dict[str, Any] = {}
         self._validation: dict[str, Any] = {}
+        self._table: UUID | None = None
         address = os.environ.get(TENSORBOARD, "http://127.0.0.1:6006")
         text = (
             f"Curves: [TensorBoard]({address}), once it runs on that machine:\n\n"
@@ -93,7 +96,15 @@ class Training:
             ]
             what = f"Validation at step {step} of {self.folder.name}"
             with only_shown():
-                create_table_artifact(table, key=f"{key_of(self.stage)}-validation", description=what)
+                self._show_table(table, what)
+
+    def _show_table(self, table: list[dict[str, Any]], what: str) -> None:
+        if self._table is None:
+            made = create_table_artifact(table, key=f"{key_of(self.stage)}-validation", description=what)
+            self._table = cast("UUID", made)
+            return
+        with get_client(sync_client=True) as client:  # one table that changes, not one for each validation
+            client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(table), description=what))
 
     def _rows(self) -> list[dict[str, Any]]:
         path = self.folder / log.NAME

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,8 +39,15 @@ class Dashboard:
         """GET, or POST with a body."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.api}/{path}", data, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > end:  # busy: on SQLite one writes at a time
+                    raise
+                time.sleep(0.5)
 
     def start(self, deployment: str, **parameters: Any) -> str:
         """Start a run of a deployment as its form does; the run's id."""
@@ -80,6 +88,7 @@ def worker(pool: str) -> Iterator[subprocess.Popen]:
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,  # so that a test can kill all of it at once
     )
     try:
         yield process
@@ -95,7 +104,7 @@ def deployment_run(name: str, **parameters: Any) -> None:
 
 
 def processes_of(word: str | Path) -> list[int]:
-    """Ids of processes that have `word` in their command line."""
+    """Ids of other processes that have `word` in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
