@@ -61,6 +61,9 @@ class DualForce(Duo):
         """
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
+        if backend == "inductor":
+            # its patterns take the attention to one speaker's sound for another one, with heads for keys, and fail
+            options["options"] = {"pattern_matcher": False}
         towers = [self.video] if self.struct is None else [self.video, self.struct]
         parts: list[Any] = [block for tower in towers for block in tower.layers()]
         for bridge in self.bridges.values():
