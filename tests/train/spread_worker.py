@@ -24,7 +24,7 @@ from dualforce_model.model import Conditions, DualForce  # noqa: E402
 from dualforce_model.model.fresh import fresh_weights  # noqa: E402
 from dualforce_model.train.parallel import Parallel, averaged, fill, whole  # noqa: E402
 
-GLOBAL, STEPS, LIMIT = 4, 3, 0.5  # windows of a step, steps, largest gradient norm
+GLOBAL, STEPS, LIMIT = 4, 2, 0.5  # windows of a step, steps, largest gradient norm
 
 
 def windows(config, F: int, H: int, W: int) -> Batch:
