@@ -72,7 +72,7 @@ def process_shard(stage: str, number: int, shard: Shard) -> dict[str, int]:
     with gpu.taken(run.config, stage), shown(run, stage, number, items):
         records = judged(process(run, STAGES[stage], items, saved, force=force, remote=remote, **tell))
     save(records)
-    _long_job_ended(STAGES[stage], records)
+    long_job_ended(STAGES[stage], records)
     counts = tally(records)
     logger.info("%s %04d: %s", stage, number, ", ".join(f"{n} {what}" for what, n in counts.items()))
     return counts
@@ -82,10 +82,12 @@ class EndedEarly(Exception):
     """A long job ended before its time. What it saved is there, so that the next attempt goes on from it."""
 
 
-def _long_job_ended(stage: Stage, records: list[Record]) -> None:
-    """Have Prefect try again what a long job (training, say) did not finish, unless it was asked to end."""
+def long_job_ended(stage: Stage, records: list[Record]) -> None:
+    """Have Prefect try again what a long job (training, say) did not finish, unless it was asked to end or has to wait
+    for a person.
+    """
     for record in records if not stage.in_workers else ():
-        if record["reason"] == JobStopped.__name__:
+        if record["reason"] in (JobStopped.__name__, RunError.__name__):
             raise RunError(record["message"])
         if record["status"] == "failed" and record["retry"]:
             raise EndedEarly(record["message"])

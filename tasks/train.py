@@ -25,7 +25,7 @@ from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage, row_facts, upstream
 
 VERSION = 2
-BAD_INPUT, DIVERGED = 2, 3  # exit codes after which trying again would end the same way
+BAD_INPUT, DIVERGED = 2, 3  # exit codes after which trying again at once would end the same way
 
 
 def plan(name: str, run: Run) -> list[Item]:
@@ -64,7 +64,7 @@ def _start(run: Run, start_from: str) -> Path:
 def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     """Train to the end, or go on from the newest whole checkpoint of the same identity.
 
-    Raises BadInput diverged, bad_training (which trying again would not mend), JobFailed and JobStopped.
+    Raises BadInput diverged, RunError (the training refused to begin), JobFailed and JobStopped.
     """
     config: TrainConfig = item.payload["config"]
     runner: RunnerConfig = item.payload["runner"]
@@ -95,8 +95,10 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     try:
         run_job([*launcher, *job], follow, gpus)
     except JobFailed as error:
-        if error.code in (BAD_INPUT, DIVERGED):
-            raise BadInput("diverged" if error.code == DIVERGED else "bad_training", str(error)) from error
+        if error.code == DIVERGED:
+            raise BadInput("diverged", str(error)) from error
+        if error.code == BAD_INPUT:  # a GPU in use, weights that are not there: a person has to see to it first
+            raise RunError(str(error)) from error
         raise
     return [_row(run_dir, out, config)]
 
