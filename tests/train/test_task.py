@@ -37,6 +37,6 @@ def test_a_training_that_diverged_is_not_tried_again(run_folder, tmp_path):
     ],
 )
 def test_which_end_of_a_training_is_worth_another_attempt(row, raised):
-    expected = pytest.raises(raised, match="^said$") if raised else contextlib.nullcontext()
+    expected = pytest.raises(raised, match="said") if raised else contextlib.nullcontext()
     with expected:
         long_job_ended(train.STAGES["train"], [{**row, "message": "said"}])
