@@ -135,6 +135,8 @@ def run_stage(run: Run, name: str, force: bool = False) -> dict[str, int]:
         if kept.num_rows:
             watch.tell(name, len(shards), kept.num_rows, kept.num_rows)
         total.update(_do(run, name, shards, force))
+        if shards:  # a worker that was killed left what it was writing, and another did its item
+            sweep(run.dir / stage.folder, below=bool(stage.folder))
         with room_on_disk(run.dir):
             working_copy.finish(run, remote, name, kept, len(shards))
     show_stage(run, name, dict(total))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from chain import call
 from faults import Server, render_videos, run_of
+from faulty_stage import bring_up_to_date
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +33,11 @@ def undisturbed(tmp_path_factory, mortal_server, tiny_videos) -> tuple[Path, flo
     begun = time.monotonic()
     call(run_of(tiny_videos, folder))
     return folder, time.monotonic() - begun
+
+
+@pytest.fixture(scope="session")
+def untroubled(tmp_path_factory) -> Path:
+    """The faulty stage without a fault."""
+    folder = tmp_path_factory.mktemp("untroubled") / "run"
+    bring_up_to_date(folder)
+    return folder

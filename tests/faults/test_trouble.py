@@ -5,30 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from pathlib import Path
 
-import pytest
-from faulty_stage import TROUBLE, bring_up_to_date
+from faulty_stage import TROUBLE, assert_same, bring_up_to_date
 
-from dualforce_model.store import ledger
 from tasks.status import damaged
-
-
-@pytest.fixture(scope="module")
-def untroubled(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("untroubled") / "run"
-    bring_up_to_date(folder)
-    return folder
-
-
-def assert_same(ours: Path, theirs: Path) -> None:
-    mine, other = (
-        ledger.read(run, "faulty").drop(columns=list(ledger.VOLATILE)).to_dict("records") for run in (ours, theirs)
-    )
-    assert len(mine) == 200
-    assert json.dumps(mine, default=list) == json.dumps(other, default=list)
-    files, others = ({p.name: p.read_bytes() for p in (run / "out").iterdir()} for run in (ours, theirs))
-    assert files == others
 
 
 def verdicts(rows) -> Counter:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 
-from dualforce_model.store import ledger, publish
+from dualforce_model.store import ledger, publish, sweep
 from tasks import shard
 from tasks.config import RunConfig, RunnerConfig
 from tasks.run import Run
@@ -26,6 +27,7 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
         once.touch()
         time.sleep(600)
     with publish(run_dir / "out" / item.source) as temporary:
+        time.sleep(0.005)
         temporary.write_bytes(hashlib.sha256(item.source.encode()).digest() * 100)
     return [Row(files=(f"out/{item.source}",), scores={"length": float(len(item.source))})]
 
@@ -39,9 +41,23 @@ def bring_up_to_date(run_dir: Path, timeout_s: float = 600.0) -> list[shard.Reco
     """As a stage does it, with real worker processes, without Prefect; the rows."""
     run = Run(run_dir, RunConfig(runner=RunnerConfig(workers=2, shard_size=100, clip_timeout_s=timeout_s)))
     run_dir.mkdir(exist_ok=True)
+    sweep(run_dir)
     ledger.begin(run_dir, STAGE.name)
     todo, kept = shard.sort_out(run, STAGE, STAGE.plan(run))
     for number, items in enumerate(shard.split(run, todo)):
-        ledger.write_part(run_dir, STAGE.name, number, shard.process(run, STAGE, items, log=lambda line: None))
+        save = partial(ledger.write_part, run_dir, STAGE.name, number)
+        save(shard.process(run, STAGE, items, log=lambda line: None, save=save))
+    sweep(run_dir)
     ledger.finish(run_dir, STAGE.name, kept)
     return ledger.table(run_dir, STAGE.name).to_pylist()
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    """Equal rows, what may differ aside, and equal bytes."""
+    mine, other = (
+        ledger.read(run, STAGE.name).drop(columns=list(ledger.VOLATILE)).to_dict("records") for run in (ours, theirs)
+    )
+    assert len(mine) == 200
+    assert json.dumps(mine, default=list) == json.dumps(other, default=list)
+    files, others = ({p.name: p.read_bytes() for p in (run / "out").iterdir()} for run in (ours, theirs))
+    assert files == others
