@@ -24,7 +24,7 @@ function fail(text) {
 // --- picture ---
 
 function choosePicture(file) {
-  if (!file) return;
+  if (!file || !about) return;
   fail('');
   if (file.size > about.limits.picture_bytes) {
     fail(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB; the server takes ${about.limits.picture_bytes / 1e6} MB.`);
