@@ -60,6 +60,7 @@ def begin(run: Run, remote: Remote | None, stage: Stage) -> None:
     # features may run side by side, each busy with its own
     others = () if stage.name not in FEATURES else FEATURES.keys() - {stage.name}
     _pull(run, remote, [name for name in STAGES if name not in others])
+    remote.claim(run.dir, stage.name)
     ledger.begin(run.dir, stage.name)
     remote.push(run.dir, stage.name)
     remote.fetch(run.dir, _all_files(run, stage.plans_from))

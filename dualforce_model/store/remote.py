@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,8 +64,14 @@ class Stored(NamedTuple):
 
 
 def files_of(recorded: str) -> list[Stored]:
-    """The `files` column of a ledger row."""
-    return [Stored(*file) for file in json.loads(recorded)]
+    """The `files` column of a ledger row. Raises StoreError for a name that leads out of the run folder."""
+    files = [Stored(*file) for file in json.loads(recorded)]
+    for name, _, _ in files:  # whoever can write to the store must not be able to write elsewhere on this machine
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise StoreError(
+                f"a ledger row names the file {name!r}, which is not in the run folder; somebody changed it"
+            )
+    return files
 
 
 @dataclass(frozen=True)
@@ -125,13 +131,19 @@ class Remote:
         there, seen, here = self._ledger(stage), self._seen(run_dir, stage), _here(run_dir, stage)
         if not there and not here:
             return
-        if self._origin(run_dir, stage) != OURS:
-            self._note(run_dir, stage, OURS)  # before there is anything that could be taken for a run of its own
+        self.claim(run_dir, stage)  # before there is anything that could be taken for a run of its own
         old = [name for name, stamp in there.items() if seen.get(name) != [stamp, here.get(name)]]
         self._each(lambda name: self.read(name, run_dir / name), old)
         for name in here.keys() - there.keys():
             (run_dir / name).unlink(missing_ok=True)
+        for recorded in ledger.read(run_dir, stage, ["files"])["files"] if old else ():
+            files_of(recorded)
         self._note(run_dir, stage, OURS, there)
+
+    def claim(self, run_dir: Path, stage: str) -> None:
+        """Say that what will be written of a stage in this working copy is of this store."""
+        if self._origin(run_dir, stage) != OURS:
+            self._note(run_dir, stage, OURS)
 
     def push(self, run_dir: Path, stage: str) -> None:
         """Make the store's ledger of a stage what the working copy's is. Killed half-way, no row is lost; do it again."""
@@ -186,7 +198,12 @@ class Remote:
 
     def _ledger(self, stage: str) -> dict[str, str]:
         """Every file of a stage's ledger in the store, with something that changes when it does."""
-        found = {name: info for name, info in self._list(f"ledger/{stage}").items() if name.endswith(".parquet")}
+        folder = f"ledger/{stage}"
+        found = {
+            name: info
+            for name, info in self._list(folder).items()
+            if name.endswith(".parquet") and str(PurePosixPath(name).parent) == folder
+        }
         return {n: str(i.get("ETag") or (i["size"], str(i.get("mtime") or i.get("created")))) for n, i in found.items()}
 
     def _noted(self, run_dir: Path, stage: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from s3 import environment, s3_server
 
 from dualforce_model.config import ConfigError
 from dualforce_model.store import digest_bytes, ledger
-from dualforce_model.store.remote import NotInStore, Remote, Stored, StoreError
+from dualforce_model.store.remote import NotInStore, Remote, Stored, StoreError, files_of
 from tasks.config import RunnerConfig
 
 A = b"a" * 70_000
@@ -187,6 +187,26 @@ def test_two_different_runs_are_not_mixed(remote, here, tmp_path):
     with pytest.raises(StoreError, match="different runs; name an empty folder"):
         remote.pull(tmp_path / "there", ["quality"])
     assert clips_of(tmp_path / "there") == ["other"]
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/out", "clips/../../out"])
+def test_a_row_that_leads_out_of_the_run_folder_is_refused(remote, here, tmp_path, name):
+    files = f'[["clips/a.mp4", 1, "00"], ["{name}", 1, "00"]]'
+    with pytest.raises(StoreError, match="not in the run folder"):
+        files_of(files)
+    ledger.rewrite(tmp_path / "evil", "quality", [{**rows("a")[0], "files": files}])
+    remote.push(tmp_path / "evil", "quality")
+    for _ in range(2):  # and is not believed the next time either
+        with pytest.raises(StoreError, match="not in the run folder"):
+            remote.pull(here, ["quality"])
+
+
+def test_only_a_ledgers_own_files_are_pulled(remote, here, tmp_path):
+    ledger.rewrite(here, "quality", rows("a"))
+    remote.push(here, "quality")
+    remote.write("ledger/quality/deeper/rows.parquet", here / "ledger/quality/rows.parquet")
+    remote.pull(tmp_path / "there", ["quality"])
+    assert [path.name for path in (tmp_path / "there").rglob("*.parquet")] == ["rows.parquet"]
 
 
 def test_what_keeps_the_store_from_being_used_is_said_without_keys(s3, here):
