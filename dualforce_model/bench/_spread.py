@@ -114,6 +114,7 @@ def checkpointed(bench: Bench) -> dict[str, Any]:
             meanwhile += timed(bench.step, device, 1, 0)
         saver.finish()
         found["written_s"].append(round(time.perf_counter() - began, 1))
+        saver.close()
         found["ms_per_step_meanwhile"].append(round(median(meanwhile), 1) if meanwhile else None)
     # the folder name differs from step to step; the last one stays for `resumed`
     return found

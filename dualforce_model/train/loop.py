@@ -183,7 +183,7 @@ class _Run:
             if stopped:
                 break
             clock = time.perf_counter()
-        self.saver.finish()
+        self.saver.close()
         if log:
             log.close()
         parallel.wait()
@@ -273,7 +273,7 @@ class _Run:
         done.clips = sorted({clip for some in self.parallel.gathered(mine) for clip in some})
         what = f"step {self.state.step + 1}: {done.wrong}; its clips: {', '.join(done.clips)}"
         if self.watch.stops:
-            self.saver.finish()
+            self.saver.close()
             raise DivergedError(f"{what}. The last checkpoint is from before it.")
         self.say(f"skipped {what}")
 
@@ -328,8 +328,6 @@ class _Run:
         state.extra = {"watch": self.watch.state()}
         texts = state.texts(self.config, self.dataset.card, parallel)
         self.saver.begin(state.step, state.files(parallel), texts)
-        if state.step == self.config.steps:
-            self.saver.finish()
 
     def _name_skipped(self, parts: Sequence[Sample]) -> None:
         for clip_id, message in (skip for part in parts for skip in part["skipped"]):

@@ -9,6 +9,7 @@ windows of their own.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -94,6 +95,8 @@ class Parallel:
         return model.to_empty(device=self.device).train()
 
     def _shard(self, model: DualForce, mesh: DeviceMesh) -> None:
+        # a warning against changing outputs in place, which nothing here does
+        warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
         exact = MixedPrecisionPolicy(cast_forward_inputs=False)
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if self.bf16 else exact
         for tower in (model.video, model.struct):

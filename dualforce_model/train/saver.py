@@ -32,6 +32,7 @@ class Saver:
         self._staged = shards.Staged()
         self._thread: threading.Thread | None = None
         self._reserving: threading.Thread | None = None
+        self._pruning: threading.Thread | None = None
         self._step = 0
         self._facts: checkpoint.Facts = {}
         self._error: BaseException | None = None
@@ -105,7 +106,19 @@ class Saver:
         if failed:
             raise SaveError(f"checkpoint {checkpoint.name_of(self._step)} in {self.root}: {'; '.join(failed)}")
         if self.parallel.main:
-            checkpoint.publish(
-                self.root, self._step, {name: fact for facts, _ in parts for name, fact in facts.items()}
-            )
-            checkpoint.prune(self.root, self.keep, self.every)
+            whole = {name: fact for facts, _ in parts for name, fact in facts.items()}
+            checkpoint.publish(self.root, self._step, whole)
+            self._settle()
+            # tens of GB take a while to remove, and nobody needs to wait for it
+            given = (self.root, self.keep, self.every)
+            self._pruning = threading.Thread(target=checkpoint.prune, args=given, name="pruning")
+            self._pruning.start()
+
+    def close(self) -> None:
+        """Finish what is pending; when this returns, the folder is as it will stay. Raises SaveError."""
+        self.finish()
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._pruning is not None:
+            self._pruning.join()

@@ -51,7 +51,7 @@ def test_one_at_a_time_and_only_the_newest_stay(saver, monkeypatch):
     for step in range(1, 6):
         saver.begin(step, files(float(step)), {"state.json": "{}"})
         assert checkpoint.newest(saver.root) is None or checkpoint.step_of(checkpoint.newest(saver.root)) == step - 1
-    saver.finish()
+    saver.close()
     assert most == [1] * 5
     assert [folder.name for folder in checkpoint.folders(saver.root)] == ["step-000004", "step-000005"]
 
