@@ -53,9 +53,9 @@ class Pool:
 
         # few enough in flight that `timeout` speaks of work and not of waiting in a queue
         feed(self.processes)
-        while pending:
+        while pending or suspects:  # suspects alone: the processes were gone before they got anything
             done, _ = wait(pending, timeout=timeout, return_when="FIRST_COMPLETED")
-            if not done:
+            if pending and not done:
                 self._stop(executor)
                 suspects += pending.values()
                 pending.clear()

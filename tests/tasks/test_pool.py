@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,19 @@ def test_an_item_that_kills_its_worker_is_named_and_the_others_live():
 def test_a_worker_killed_from_outside_costs_nothing(tmp_path):
     items = [("ok", 0), ("die once", str(tmp_path / "mark")), ("ok", 2)]
     assert results(Pool(2), items) == {0: 0, 1: str(tmp_path / "mark"), 2: 2}
+
+
+def test_workers_killed_while_they_had_nothing_to_do_lose_nothing():
+    pool = Pool(2)
+    assert dict(pool.map(job, [("ok", 0)], 60.0)) == {0: 0}
+    executor = pool._executor
+    for pid in pool.pids():
+        os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 60
+    while not executor._broken:  # until its own thread saw it, so that nothing can be handed to it
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert results(pool, [("ok", n) for n in range(5)]) == {n: n for n in range(5)}
 
 
 def test_a_hanging_item_is_stopped_and_named():
