@@ -14,6 +14,7 @@ from tasks.config import TRAININGS, RunConfig
 from tasks.run import RunError
 
 LIMIT = "gpu"
+LEASE_S = 120.0  # a killed holder's slots are free after it; a server that is away for less than it frees none
 
 
 def slots(config: RunConfig, stage: str) -> int:
@@ -41,7 +42,7 @@ def taken(config: RunConfig, stage: str) -> Iterator[None]:
             f"raise it with `dualforce deploy --gpus {count}` or lower runner.train_processes"
         )
     # a server that is away for a while is no reason to end days of training
-    with concurrency(LIMIT, occupy=count, strict=True, raise_on_lease_renewal_failure=False):
+    with concurrency(LIMIT, occupy=count, strict=True, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False):
         yield
 
 

@@ -67,7 +67,15 @@ class Dashboard:
         return self.ask(f"flow_runs/{run}/set_state", body)["status"]
 
     def retry(self, run: str) -> None:
-        assert self.set_state(run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
+        """The button Retry, pressed again where the worker reports the process that ended only afterwards."""
+
+        def taken() -> bool:
+            state = self.state(run)
+            if state in ("Cancelled", "Crashed", "Failed"):
+                assert self.set_state(run, "SCHEDULED", "AwaitingRetry") == "ACCEPT"
+            return state in ("Pending", "Submitting", "Running")
+
+        until(taken, "a worker that takes the run")
 
     def logs(self, run: str) -> list[str]:
         wanted = {"flow_run_id": {"any_": [run]}}
