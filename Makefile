@@ -6,7 +6,7 @@ RUN    ?= runs/demo
 INPUT  ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint docs install browser system bench audit licences clean
+.PHONY: demo test lint docs install browser system bench faults audit licences clean
 
 demo: install                ## run the whole chain on rendered clips, or on INPUT=folder
 	$(BIN)/dualforce demo --run-dir "$(RUN)" $(if $(INPUT),--input "$(INPUT)")
@@ -24,6 +24,9 @@ docs: install                ## the documentation's site in build/docs; a warnin
 
 bench: install               ## seconds of video per second of stages 2-5 on INPUT=folder
 	$(BIN)/dualforce bench data --input "$(INPUT)" --json
+
+faults: install              ## kill, hang, fill, spoil; KILLS=100 SEED=… OUTAGE_S=120 for the long form
+	KILLS=$(KILLS) SEED=$(SEED) OUTAGE_S=$(OUTAGE_S) $(BIN)/python -m pytest -s tests/faults
 
 install: $(STAMP)
 
