@@ -125,7 +125,8 @@ class Chorus:
             if self._closed:
                 return
             before = len(self._drawn)
-            if self._due():  # the next latents are under way while the last ones become pictures
+            first = before and not any(self.frames)  # which waits for nothing else
+            if not first and self._due():  # the next latents are under way while the last ones become pictures
                 self._draw()
             elif not before:
                 return
