@@ -185,6 +185,10 @@ def test_rates_losses_and_windows_are_the_same_on_one_and_two_processes(whole_ru
     assert [row["lr"] for row in logs[1]] == [learning_rate(OptimiserConfig(), step, STEPS) for step in range(STEPS)]
     assert [row["step"] for row in logs[2]] == list(range(1, STEPS + 1))
     agree(logs[2], logs[1])
+    held_out = [
+        [row["val_loss"] for row in read(out / "log.jsonl") if "val_loss" in row] for out in whole_runs.values()
+    ]
+    assert held_out[1] == pytest.approx(held_out[0], rel=2e-3)
 
 
 @pytest.mark.parametrize(
