@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -45,7 +48,10 @@ class Browser:
         arguments = [f"--user-data-dir={folder}", f"--use-file-for-fake-audio-capture={microphone}"]
         self._log = (folder / "browser.log").open("wb")
         self._process = subprocess.Popen(
-            [program(), *SWITCHES, *arguments, "about:blank"], stdout=self._log, stderr=subprocess.STDOUT
+            [program(), *SWITCHES, *arguments, "about:blank"],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # the program may be a script that starts the browser: all of it must end
         )
         port, path = self._until(lambda: _lines(folder / "DevToolsActivePort"), "the browser listens")
         self._socket: ClientConnection = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, open_timeout=60)
@@ -110,7 +116,8 @@ class Browser:
 
     def close(self) -> None:
         self._socket.close()
-        self._process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(30)
         self._log.close()
 
