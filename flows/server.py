@@ -23,7 +23,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "dualforce",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 12 s on two idle cores, more on busy ones
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # the automation that marks crashed runs waits for five of them
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # the automation that marks crashed runs waits for ten of them
     # a server that is restarted is waited for: 2 + 4 + … + 128 s
     "PREFECT_CLIENT_MAX_RETRIES": "7",
     # results go into the run folder and nowhere else; what Prefect kept of its own would be a pickle
