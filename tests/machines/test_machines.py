@@ -187,4 +187,4 @@ def wait_until(condition, process: subprocess.Popen) -> None:
     while not condition():
         assert process.poll() is None, "the run ended before the moment came"
         assert time.monotonic() < end, "the moment did not come"
-        time.sleep(0.02)
+        time.sleep(0.2)
