@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
@@ -30,17 +31,19 @@ def test_a_read_only_folder_is_said_and_can_still_be_asked(undisturbed, tiny_vid
     assert "verify ended with 0" in said
 
 
-def test_of_two_runs_started_together_one_works_and_nothing_doubles(undisturbed, tiny_videos, tmp_path):
-    run_dir = tmp_path / "run"
-    shutil.copytree(undisturbed[0], run_dir)
-    shutil.rmtree(run_dir / "ledger" / "metadata")
-    arguments = run_of(tiny_videos, run_dir)
-    both = [
-        subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=DEADLINE_S)[1] for process in both]
-    codes = [process.returncode for process in both]
-    assert sorted(codes) in ([0, 0], [0, 2]), said  # the second stops, or came when the first had ended
-    assert codes[0] == codes[1] or "in use by process" in said[codes.index(2)]
-    assert differences(run_dir, undisturbed[0]) == []
+if os.environ.get("KILLS"):  # CI has `test_two_runs_of_one_folder_do_not_mix`
+
+    def test_of_two_runs_started_together_one_works_and_nothing_doubles(undisturbed, tiny_videos, tmp_path):
+        run_dir = tmp_path / "run"
+        shutil.copytree(undisturbed[0], run_dir)
+        shutil.rmtree(run_dir / "ledger" / "metadata")
+        arguments = run_of(tiny_videos, run_dir)
+        both = [
+            subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        said = [process.communicate(timeout=DEADLINE_S)[1] for process in both]
+        codes = [process.returncode for process in both]
+        assert sorted(codes) in ([0, 0], [0, 2]), said  # the second stops, or came when the first had ended
+        assert codes[0] == codes[1] or "in use by process" in said[codes.index(2)]
+        assert differences(run_dir, undisturbed[0]) == []

@@ -1,8 +1,9 @@
-"""SIGKILL at random moments: a pool worker, the flow, the server, all at once; in the long form a Prefect worker too.
+"""SIGKILL at random moments.
 
-The short form, which CI runs, kills each once in the real chain. The long form is `make faults KILLS=100`: as many kills
-in the real chain, and as many in a chain of light stages, where more of the moments fall into engine, ledger and Prefect.
-`SEED=…` makes the same choices again.
+The short form, which CI runs, kills the engine and its workers; `tests/flows/test_killed.py` kills the real chain, training
+included, and `test_server.py` the server. The long form is `make faults KILLS=100`: as many kills of the engine, as many in
+the real chain (a pool worker, the flow, the server, all at once, a Prefect worker), and as many in a chain of light stages,
+where more of the moments fall into engine, ledger and Prefect. `SEED=…` makes the same choices again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from chain import ROOT, call, command
 from faults import DEADLINE_S, Monkey, environment, family, kill, light_run, run_of, until
 from faulty_stage import assert_same, bring_up_to_date
 
-SHORT = ["pool worker", "flow", "the server", "everything"]
+TARGETS = ["pool worker", "flow", "the server", "everything"]
 KILLS = int(os.environ.get("KILLS") or 0)
 SEED = int(os.environ.get("SEED") or secrets.randbelow(10**6))
 
@@ -33,9 +34,10 @@ ENGINE = (
 )
 
 
+@pytest.mark.timeout(900 + 100 * KILLS)
 def test_the_engine_killed_while_it_works(untroubled, tmp_path):
     """Without Prefect, which takes most of the time of a kill: the process, one of its workers, or all of them."""
-    random, run_dir, kills, completed = Random(SEED), tmp_path / "run", KILLS or 4, 0
+    random, run_dir, kills, completed = Random(SEED), tmp_path / "run", KILLS or 6, 0
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     killed: Counter[str] = Counter()
     while killed.total() < kills:
@@ -69,15 +71,15 @@ def torment(monkey: Monkey, targets: list[str], kills: int) -> None:
     print(f"seed {monkey.seed}: {kills} kills; runs that were left to end: {dict(monkey.ends)}")
 
 
-@pytest.mark.timeout(900 + 200 * KILLS)
-def test_whatever_is_killed_the_next_run_ends_as_if_nothing_had_been(mortal_server, undisturbed, tiny_videos, tmp_path):
-    if KILLS:
-        call(command("deploy"))
-    monkey = Monkey(mortal_server, tiny_videos, undisturbed[0], tmp_path / "run", undisturbed[1], SEED, run_of)
-    torment(monkey, [*SHORT, "prefect worker"] if KILLS else SHORT, KILLS or len(SHORT))
-
-
 if KILLS:
+
+    @pytest.mark.timeout(900 + 200 * KILLS)
+    def test_whatever_is_killed_the_next_run_ends_as_if_nothing_had_been(
+        mortal_server, undisturbed, tiny_videos, tmp_path
+    ):
+        call(command("deploy"))
+        monkey = Monkey(mortal_server, tiny_videos, undisturbed[0], tmp_path / "run", undisturbed[1], SEED, run_of)
+        torment(monkey, [*TARGETS, "prefect worker"], KILLS)
 
     @pytest.mark.timeout(900 + 200 * KILLS)
     def test_the_same_of_light_stages(mortal_server, tiny_videos, tmp_path):
@@ -85,4 +87,4 @@ if KILLS:
         call(light_run(tiny_videos, tmp_path / "undisturbed" / "run"))
         lasts = time.monotonic() - begun
         folders = tmp_path / "undisturbed" / "run", tmp_path / "run"
-        torment(Monkey(mortal_server, tiny_videos, *folders, lasts, SEED, light_run), SHORT, KILLS)
+        torment(Monkey(mortal_server, tiny_videos, *folders, lasts, SEED, light_run), TARGETS, KILLS)
