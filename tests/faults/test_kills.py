@@ -1,7 +1,7 @@
 """SIGKILL at random moments.
 
 The short form, which CI runs, kills the engine and its workers; `tests/flows/test_killed.py` kills the real chain, training
-included, and `test_server.py` the server. The long form is `make faults KILLS=100`: as many kills of the engine, as many in
+included, and `test_runs.py` the server. The long form is `make faults KILLS=100`: as many kills of the engine, as many in
 the real chain (a pool worker, the flow, the server, all at once, a Prefect worker), and as many in a chain of light stages,
 where more of the moments fall into engine, ledger and Prefect. `SEED=…` makes the same choices again.
 """
