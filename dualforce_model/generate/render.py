@@ -14,13 +14,13 @@ from dualforce_model.errors import BadInput
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.drift import Drift, knower
 from dualforce_model.generate.inputs import check_sound, read_picture, read_sound
-from dualforce_model.generate.motion import read_motion
+from dualforce_model.generate.motion import read_motion, slots_of
 from dualforce_model.generate.stream import Stream
 from dualforce_model.generate.talker import Origin, Talker
 from dualforce_model.generate.text import read_text
 from dualforce_model.generate.views import beside, with_landmarks
 from dualforce_model.store import publish, write_json
-from dualforce_model.timeline import FPS, SAMPLE_RATE, sample_of_raw
+from dualforce_model.timeline import FPS, SAMPLE_RATE, raw_range, sample_of_raw
 
 Crop = Callable[[np.ndarray, int], np.ndarray]  # (RGB picture, size) -> RGB [size,size,3]
 
@@ -45,7 +45,7 @@ class Extras:
 
 @dataclass(frozen=True)
 class Generated:
-    """What was written. `driven`: raw frames whose motion was given; `drift`: see `drift.Drift.facts`."""
+    """What was written. `driven`: frames whose motion was given; `drift`: see `drift.Drift.facts`."""
 
     path: Path
     frames: int
@@ -63,7 +63,7 @@ class Generated:
         return path
 
     def __str__(self) -> str:
-        driven = f", driven for {min(self.driven, self.frames) / FPS:.2f} s" if self.driven else ""
+        driven = f", driven for {self.driven / FPS:.2f} s" if self.driven else ""
         return f"{self.path}: {self.seconds:.2f} s{driven}"
 
 
@@ -93,13 +93,13 @@ def generate(
     if out.suffix != ".mp4":
         raise BadInput("wrong_output", f"the video is an mp4 file, got the name {out.name!r}")
     origin = checkpoint if isinstance(checkpoint, Talker) else Origin.read(checkpoint)
-    if isinstance(origin, Origin):
-        origin.check_window(config)
     _check_overlay(extras, origin)
     if not isinstance(image, np.ndarray):
         picture = (crop or crop_face)(picture, origin.size)
     motion = None if extras.motion is None else read_motion(extras.motion, origin.card)
     text = None if extras.text is None else read_text(extras.text)
+    if isinstance(origin, Origin):
+        origin.check(config, picture, text, motion)
     torch.set_num_threads(config.threads)
     talker = origin
     if isinstance(talker, Origin):
@@ -112,7 +112,8 @@ def generate(
     with Stream(talker, picture, config, text, motion) as stream, publish(out) as temporary:
         shown = _shown(stream, sound, picture, extras, drift)
         frames = write_video(temporary, shown, whole, audio_codec="aac")
-    driven = 0 if motion is None else int(motion.valid.sum())
+    known = [] if motion is None else np.flatnonzero(slots_of(motion)[1]).tolist()
+    driven = sum(len([raw for raw in raw_range(latent) if raw < frames]) for latent in known)
     return Generated(out, frames, driven, None if drift is None else drift.facts())
 
 

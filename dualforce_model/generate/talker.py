@@ -85,6 +85,16 @@ class Origin:
         """Width and height of the pictures, pixels."""
         return int(self.card["size"])
 
+    def check(
+        self, config: GenerateConfig, picture: np.ndarray, text: np.ndarray | None, motion: Motion | None
+    ) -> None:
+        """Raises BadInput wrong_window, wrong_picture, no_text, wrong_text, no_struct: of no use to this checkpoint."""
+        self.check_window(config)
+        _check_picture(picture, self.size)
+        _check_text(config, text, self.model.text_dim)
+        if motion is not None:
+            _check_struct(self.model)
+
     def check_window(self, config: GenerateConfig) -> None:
         """Raises BadInput wrong_window when the model was not made to look that far back."""
         most = self.model.window
@@ -172,8 +182,7 @@ class Talker:
 
     def slots(self, motion: Motion) -> tuple[np.ndarray, np.ndarray]:
         """Struct latents [F,4,72] as the model reads them, and which latents are known [F]. Raises BadInput no_struct."""
-        if self.model.struct is None:
-            raise BadInput("no_struct", "this checkpoint has no struct stream that could be driven")
+        _check_struct(self.model.config)
         return slots_of(Motion(Scale.of(self.card, "struct").apply(motion.struct), motion.valid))
 
     def motion_of(self, struct: np.ndarray) -> np.ndarray:
@@ -182,11 +191,7 @@ class Talker:
 
     def look(self, picture: np.ndarray) -> Tensor:
         """The reference latent [1,16,h,w] of a cropped picture uint8 [size,size,3]. Raises BadInput wrong_picture."""
-        if picture.shape != (self.size, self.size, 3) or picture.dtype != np.uint8:
-            raise BadInput(
-                "wrong_picture",
-                f"expected a cropped face of {self.size}x{self.size} RGB bytes, got {picture.dtype} {picture.shape}",
-            )
+        _check_picture(picture, self.size)
         config = self._sees
         wan = config.backend == "wan_vae"
         latent = wan_vae.encode_still(picture, config.wan_vae) if wan else codec.encode_still(picture)
@@ -226,13 +231,28 @@ class Talker:
             kept.append(Rollout(self.model, config, window, self.sigma_s_max, nobody, (0,) * speakers))
 
     def _words(self, config: GenerateConfig, text: np.ndarray | None) -> Tensor | None:
-        if text is None:
-            if config.guidance_text != 1:
-                raise BadInput("no_text", f"guidance_text is {config.guidance_text:g}, but no text is given")
-            return None
-        if text.ndim != 2 or not len(text) or text.shape[1] != self.model.config.text_dim:
-            raise BadInput("wrong_text", f"a text is [tokens,{self.model.config.text_dim}], got {list(text.shape)}")
-        return torch.from_numpy(np.asarray(text, np.float32))
+        _check_text(config, text, self.model.config.text_dim)
+        return None if text is None else torch.from_numpy(np.asarray(text, np.float32))
+
+
+def _check_picture(picture: np.ndarray, size: int) -> None:
+    if picture.shape != (size, size, 3) or picture.dtype != np.uint8:
+        raise BadInput(
+            "wrong_picture",
+            f"expected a cropped face of {size}x{size} RGB bytes, got {picture.dtype} {picture.shape}",
+        )
+
+
+def _check_text(config: GenerateConfig, text: np.ndarray | None, width: int) -> None:
+    if text is None and config.guidance_text != 1:
+        raise BadInput("no_text", f"guidance_text is {config.guidance_text:g}, but no text is given")
+    if text is not None and (text.ndim != 2 or not len(text) or text.shape[1] != width):
+        raise BadInput("wrong_text", f"a text is [tokens,{width}], got {list(text.shape)}")
+
+
+def _check_struct(model: ModelConfig) -> None:
+    if model.struct is None:
+        raise BadInput("no_struct", "this checkpoint has no struct stream that could be driven")
 
 
 def _kind(config: GenerateConfig, speakers: int, text: Tensor | None) -> Any:

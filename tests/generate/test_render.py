@@ -197,7 +197,7 @@ def test_the_video_tower_alone_talks_too(checkpoint_without_struct, picture, spe
     assert made.frames == 31
     out = tmp_path / "out.mp4"
     driven = Extras(motion=run_folder / "features" / "struct_latents" / "good_hdtf_may_512_25-s0t0.safetensors")
-    assert refused(checkpoint_without_struct, picture, speech, out, QUICK, extras=driven) == "no_struct"
+    assert refused(checkpoint_without_struct, picture, speech, out, device="cuda:99", extras=driven) == "no_struct"
     assert refused(checkpoint_without_struct, picture, speech, out, extras=Extras(overlay=True)) == "no_landmarks"
 
 
@@ -266,6 +266,8 @@ def test_bad_input_is_refused_before_a_device_is_touched(checkpoint, picture, sp
     assert refused(checkpoint, picture, np.zeros(16000, np.float32), out, **nowhere) == "silent_audio"
     assert refused(checkpoint, picture, speech, out, extras=Extras(motion=template), **nowhere) == "other_motion"
     assert refused(checkpoint, picture, speech, out, extras=Extras(text="  "), **nowhere) == "no_text"
+    assert refused(checkpoint, picture, speech, out, GenerateConfig(guidance_text=2.0), **nowhere) == "no_text"
+    assert refused(checkpoint, picture[:64, :64], speech, out, **nowhere) == "wrong_picture"
     mixed = altered(checkpoint, tmp_path / "mixed", "dataset.json", lambda f: f["card"].update(identity="0" * 32))
     assert refused(mixed, picture, speech, out, **nowhere) == "foreign_checkpoint"
     assert refused(checkpoint, picture, speech, out, **nowhere) == "no_device"
