@@ -20,7 +20,7 @@ from shutil import rmtree
 
 import pytest
 from chain import ROOT, call, command
-from faults import DEADLINE_S, Monkey, environment, family, kill, light_run, run_of, until
+from faults import DEADLINE_S, Monkey, environment, family, kill, light_run, run_of, until, workers_of
 from faulty_stage import assert_same, bring_up_to_date
 
 TARGETS = ["pool worker", "flow", "the server", "everything"]
@@ -49,8 +49,7 @@ def test_the_engine_killed_while_it_works(untroubled, tmp_path):
             process.wait(random.uniform(0, 1.5))
         target = random.choice(["the process", "a worker", "all of them"])
         alive = family(process.pid)
-        workers = [one for one in alive if one.pid != process.pid and "spawn_main" in " ".join(one.cmdline())]
-        hit = {"the process": alive[:1], "a worker": workers[:1], "all of them": alive}[target]
+        hit = {"the process": alive[:1], "a worker": workers_of(process.pid)[:1], "all of them": alive}[target]
         if process.poll() is None and kill(hit):
             killed[target] += 1
             print(f"[seed {SEED}] engine {killed.total()}/{kills}: killed {target}", flush=True)

@@ -71,6 +71,16 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The pool's processes among them."""
+    found = []
+    for process in family(pid)[1:]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
+            if "spawn_main" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 def kill(processes: list[psutil.Process]) -> int:
     """SIGKILL; how many of them lived."""
     hit = 0
@@ -177,9 +187,7 @@ class Monkey:
     def pool_worker(self) -> bool:
         flow = self.moment()
         while flow is not None and flow.is_running() and self.process is not None and self.process.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
-                workers = [child for child in flow.children() if "spawn_main" in " ".join(child.cmdline())]
-                self.random.choice(workers).kill()
+            if (workers := workers_of(flow.pid)) and kill([self.random.choice(workers)]):
                 return True
             time.sleep(0.02)
         return False
