@@ -8,7 +8,7 @@ from typing import Any
 from dualforce_model.train.config import TrainConfig
 
 KEEP = 0.98  # decay of the running mean of the loss
-WARM = 20  # steps before which there is no mean worth comparing with
+WARM = 100  # steps before which there is no mean worth comparing with: small batches jump about at first
 LIMIT = 10  # skipped steps in a row after which skipping is no way out
 
 

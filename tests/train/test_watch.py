@@ -51,7 +51,7 @@ def test_skipping_ends_when_nothing_else_happens():
 
 
 def test_the_verdict_after_a_resume_is_the_same():
-    losses = [1 + 0.1 * (n % 7) for n in range(60)] + [9.0] + [1.0] * 9
+    losses = [1 + 0.1 * (n % 7) for n in range(WARM + 20)] + [9.0] + [1.0] * 9
     whole, first, second = (Watch(TrainConfig(spike=3.0)) for _ in range(3))
     expected = judged(whole, losses)
     found = judged(first, losses[:33])
