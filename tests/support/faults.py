@@ -81,6 +81,13 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return found
 
 
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it waits for runs, and is not one itself."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "worker" in process.cmdline()
+    return False
+
+
 def kill(processes: list[psutil.Process]) -> int:
     """SIGKILL; how many of them lived."""
     hit = 0
@@ -240,9 +247,10 @@ class Monkey:
         until(lambda: (self.run_dir / ".lock").exists() or worker.poll() is not None, "the worker began the run")
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(self.random.uniform(0, 0.7 * self.lasts_s))
-        runs = [process for process in family(worker.pid) if process.pid != worker.pid]
-        kill([psutil.Process(worker.pid), *(runs if self.random.random() < 0.5 else [])])
+        whole = family(worker.pid)
+        workers = [process for process in whole if is_worker(process)]  # our command, and Prefect's that it started
+        kill(whole if self.random.random() < 0.5 else workers)
         worker.wait()
-        _, alive = psutil.wait_procs(runs, timeout=DEADLINE_S)
+        _, alive = psutil.wait_procs([process for process in whole if process.pid != worker.pid], timeout=DEADLINE_S)
         assert not alive, "a run whose worker was killed does not end"
         return True
