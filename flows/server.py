@@ -115,6 +115,8 @@ def start(port: int, host: str = HOST, wait_s: float = 120) -> subprocess.Popen[
 
 def prefect(*arguments: str) -> int:
     """Run a `prefect` command in the project's folder; returns its exit code."""
+    # a script's background job is started deaf to SIGINT, which is what Prefect's worker ends by; children of ours are not
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return hold(subprocess.Popen([sys.executable, "-m", "prefect", *arguments], cwd=ROOT))
 
 

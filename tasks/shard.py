@@ -94,8 +94,8 @@ def sort_out(
             kept += mine
             for n, found in zip(mine, times, strict=True):
                 columns["mtimes"][n] = found
+    kept.sort()  # the plan may be in another order than the rows
     if len(kept) < rows.num_rows:
-        kept.sort()
         rows = rows.take(pa.array(kept, pa.int64()))
     values = {
         "mtimes": pa.array([columns["mtimes"][n] for n in kept], pa.string()),

@@ -20,7 +20,7 @@ from dualforce_model.diffusion import (
 from dualforce_model.model import Conditions, DualForce
 from tests.model.support import tiny
 
-F, H, W, STEPS = 3, 4, 4, 500
+F, H, W, STEPS = 3, 4, 4, 1000
 
 
 def clip(config):

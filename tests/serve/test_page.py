@@ -95,7 +95,7 @@ def test_a_sound_file_is_seen_and_heard_together(page, files):
 
 def test_picture_and_sound_wait_together_for_a_slow_server(browser, serving, files):
     """Drawing takes far longer than playing; the clock stops until there is something to show."""
-    browser.open(serving(generate={"steps": 60}, sessions=1).url)
+    browser.open(serving(generate={"steps": 300}, sessions=1).url)
     browser.wait(f"{STATE} === 'idle'")
     browser.choose("#picture", files / "astronaut.png")
     click(browser, "[value=file]")

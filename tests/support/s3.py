@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import fsspec
 from chain import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-test", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
@@ -34,6 +35,7 @@ def s3_server() -> Iterator[str]:
     finally:
         process.kill()
         process.wait(30)
+        fsspec.filesystem("s3").clear_instance_cache()  # clients that still know this address
 
 
 def _answers(url: str) -> bool:

@@ -101,6 +101,14 @@ def test_what_left_the_plan_leaves_the_ledger(run):
     assert [r["source"] for r in bring_up_to_date(run, items("good", "good"))] == ["file-0", "file-1"]
 
 
+def test_a_plan_in_another_order_than_the_rows_mixes_nothing_up(run):
+    todo = items("good", "rejected", "good")
+    first = bring_up_to_date(run, todo)
+    again = bring_up_to_date(run, todo[::-1])
+    assert [row["mtimes"] for row in again] == [row["mtimes"] for row in first]
+    assert all(row["reused"] for row in again)
+
+
 @pytest.mark.parametrize("at", [0.0, 1e9, 4e9], ids=["1970", "2001", "2096"])
 def test_no_clock_decides_what_is_valid(run, at):
     todo = items("good", "good")
