@@ -12,7 +12,7 @@ demo: install                ## run the whole chain on rendered clips, or on INP
 	$(BIN)/dualforce demo --run-dir "$(RUN)" $(if $(INPUT),--input "$(INPUT)")
 
 test: install browser system lint docs  ## everything that CI checks; two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
