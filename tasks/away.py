@@ -27,9 +27,14 @@ logger = logging.getLogger("dualforce.server")
 
 def away(error: BaseException | None) -> bool:
     """Whether an error comes of a server that can't be reached; Prefect wraps some in a RuntimeError of its own."""
-    while error is not None and not isinstance(error, httpx.TransportError):
+    while error is not None and not isinstance(error, httpx.TransportError) and not _unavailable(error):
         error = error.__cause__
     return error is not None
+
+
+def _unavailable(error: BaseException) -> bool:
+    """Whether its proxy, or the server itself when its database is locked, says: not now (502, 503, 504)."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (502, 503, 504)
 
 
 @contextlib.contextmanager

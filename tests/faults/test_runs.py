@@ -58,7 +58,7 @@ def start_and_lose_the_server(server, arguments, run_dir, **settings) -> subproc
     )
     crops = run_dir / "clips"
     until(lambda: (crops.is_dir() and any(crops.iterdir())) or process.poll() is not None, "the face crop began")
-    assert process.poll() is None
+    assert process.poll() is None, process.communicate()[1]
     server.kill()
     return process
 

@@ -1,28 +1,17 @@
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
+import chain
 import pytest
-from chain import SHARED_CLIPS, call, free_port, run_command
-
-from flows import server
+from chain import SHARED_CLIPS, call, run_command
 
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory):
-    """A real server on loopback with a database of its own; every command of the tests talks to it."""
-    port = free_port()
-    home = tmp_path_factory.mktemp("prefect")
-    before = dict(os.environ)
-    os.environ.update(PREFECT_HOME=str(home), PREFECT_API_URL=server.url(port))
-    process = server.start(port)
-    yield server.url(port)
-    process.terminate()
-    process.wait(30)
-    os.environ.clear()
-    os.environ.update(before)
+    with chain.prefect_server(tmp_path_factory.mktemp("prefect")) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

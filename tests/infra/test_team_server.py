@@ -10,7 +10,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import psutil
 import pytest
 from chain import ROOT, SMALL, call, command, free_port, reused
 from host import Host
+from waiting import until
 
 from flows.server import healthy
 
@@ -64,13 +64,6 @@ def start(arguments: list[str], environment: dict[str, str], log: Path) -> subpr
         return subprocess.Popen(arguments, env=environment, stdout=file, stderr=file, cwd=ROOT, umask=0)
 
 
-def wait_for(condition, what: str, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def team(postgres, tmp_path_factory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
@@ -84,7 +77,7 @@ def team(postgres, tmp_path_factory) -> Iterator[Team]:
     private = {"PREFECT_SERVER_API_AUTH_STRING": team.auth, "PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
     team.server = start(command("up", "--port", str(port)), {**environment, **private}, log)
     try:
-        wait_for(lambda: healthy(api) or team.server.poll() is not None, "the server")
+        until(lambda: healthy(api) or team.server.poll() is not None, "the server", seconds=120, every=0.1)
         assert team.server.poll() is None, log.read_text()
         yield team
     finally:
@@ -170,9 +163,9 @@ def test_a_deployment_runs_with_postgresql_behind_the_server(team, ran, postgres
     assert postgres.value(runs) == ", ".join(f"{flow} Completed" for flow in flows)
     # rows of task runs and of logs are written a little after the run has ended
     shards = "SELECT count(*) FROM task_run WHERE name LIKE '%-0000' AND state_name = 'Completed'"
-    wait_for(lambda: postgres.value(shards) == str(len(STAGES)), "a task run per shard")
+    until(lambda: postgres.value(shards) == str(len(STAGES)), "a task run per shard", seconds=120, every=0.1)
     lines = "SELECT count(*) FROM log WHERE message LIKE '%: 1 accepted%'"
-    wait_for(lambda: postgres.value(lines) == str(len(STAGES)), "a line in the log per shard")
+    until(lambda: postgres.value(lines) == str(len(STAGES)), "a line in the log per shard", seconds=120, every=0.1)
     assert "funnel-face-crop" in postgres.value("SELECT string_agg(key, ' ') FROM artifact")
 
 

@@ -1,30 +1,20 @@
 from __future__ import annotations
 
-import os
 import shutil
 
+import chain
 import pytest
-from chain import SMALL, call, free_port, run_command
-from s3 import environment, s3_server
-
-from flows import server
+from chain import SMALL, call, run_command
+from s3 import s3_bucket
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect_server(tmp_path_factory):
-    """A real server on loopback with a database of its own; every command and every worker of the tests talks to it."""
-    port = free_port()
-    before = dict(os.environ)
-    os.environ.update(PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")), PREFECT_API_URL=server.url(port))
-    process = server.start(port)
-    yield server.url(port)
-    process.terminate()
-    process.wait(30)
-    os.environ.clear()
-    os.environ.update(before)
+    with chain.prefect_server(tmp_path_factory.mktemp("prefect")) as api:
+        yield api
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def videos(tmp_path_factory, shared_data):
     """Two good ones (so that two workers have something to do) and one without a face."""
     folder = tmp_path_factory.mktemp("videos")
@@ -34,7 +24,7 @@ def videos(tmp_path_factory, shared_data):
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def on_one_machine(tmp_path_factory, prefect_server, videos):
     """The whole chain as everybody has it, in threads and worker processes of one machine."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
@@ -42,12 +32,7 @@ def on_one_machine(tmp_path_factory, prefect_server, videos):
     return run_dir
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bucket(prefect_server):
-    """A bucket on a real S3 server, which the environment says how to reach."""
-    with s3_server() as url:
-        os.environ.update(environment(url))
-        import fsspec
-
-        fsspec.filesystem("s3").mkdir("bucket")
+    with s3_bucket():
         yield "s3://bucket"

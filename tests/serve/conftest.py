@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import untrained
 from PIL import Image
 from skimage import data
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from waiting import until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -198,15 +198,13 @@ def talk() -> Callable[..., Any]:
     return talking
 
 
-def until(look: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait for a condition; its value."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-    return found
-
-
 @pytest.fixture(scope="session")
 def wait() -> Callable[..., Any]:
     return until
+
+
+@pytest.fixture
+def nothing_left(server, wait):
+    """After every test the usual server is empty again, and its memory too."""
+    yield
+    wait(lambda: (server.health["sessions"], server.health["caches"]) == (0, 0))

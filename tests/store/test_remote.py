@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import fsspec
 import pytest
-from s3 import environment, s3_server
+from s3 import s3_bucket
 
 from dualforce_model.config import ConfigError
 from dualforce_model.store import digest_bytes, ledger
@@ -18,14 +16,8 @@ A = b"a" * 70_000
 
 @pytest.fixture(scope="module")
 def s3():
-    with s3_server() as url:
-        variables = environment(url)
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        fsspec.filesystem("s3").mkdir("bucket")
+    with s3_bucket() as url:
         yield url
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @pytest.fixture(params=["s3", "file"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dualforce_model.store import ledger
+from flows import server
 
 ROOT = Path(__file__).resolve().parents[2]
 # small enough for a test, but nothing is left out: every stage runs, training and generation too
@@ -21,6 +24,20 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """A real server on loopback with a database of its own in `home`; every command of the tests talks to it."""
+    port = free_port()
+    before = dict(os.environ)
+    os.environ.update(PREFECT_HOME=str(home), PREFECT_API_URL=server.url(port))
+    process = server.start(port)
+    yield server.url(port)
+    process.terminate()
+    process.wait(30)
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -10,23 +10,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import waiting
 from chain import ROOT, call, command
 
-T = TypeVar("T")
-
-
-def until(look: Callable[[], T], what: str, seconds: float = 180) -> T:
-    """What `look` says once it says something; fails when that does not happen in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := look():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
+until = partial(waiting.until, seconds=180, every=0.2)  # each look asks the server
 
 
 class Dashboard:

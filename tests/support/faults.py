@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
 import light_chain
 import psutil
+import waiting
 from chain import ROOT, call, command, differences, free_port, run_command
 
 from dualforce_model.demo.clips import SCENES, render_scene
@@ -54,12 +56,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Return once the condition holds. Fails after a deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, f"waited {DEADLINE_S:g} s in vain: {what}"
-        time.sleep(0.02)
+until = partial(waiting.until, seconds=DEADLINE_S)
 
 
 def family(pid: int) -> list[psutil.Process]:

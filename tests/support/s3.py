@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-import fsspec
 from chain import free_port
+from s3fs import S3FileSystem
+from waiting import until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-test", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """Its address."""
+def s3_bucket(name: str = "bucket") -> Iterator[str]:
+    """The address of a real server with an empty bucket; the environment says how to reach it, for as long as it lives.
+
+    fsspec keeps its clients by their arguments, and the environment is none: one that knows another server's address
+    must not be found here, nor this one's afterwards.
+    """
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
+    reach = {**KEYS, "AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
+    before = {key: os.environ.get(key) for key in reach}
     try:
-        end = time.monotonic() + 60
-        while not _answers(url):
-            assert process.poll() is None, "the S3 server ended"
-            assert time.monotonic() < end, "the S3 server did not come up"
-            time.sleep(0.05)
+        until(lambda: _answers(url) or process.poll() is not None, "the S3 server")
+        assert process.poll() is None, "the S3 server ended"
+        os.environ.update(reach)
+        S3FileSystem.clear_instance_cache()
+        S3FileSystem().mkdir(name)
         yield url
     finally:
         process.kill()
         process.wait(30)
-        fsspec.filesystem("s3").clear_instance_cache()  # clients that still know this address
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+        S3FileSystem.clear_instance_cache()
 
 
 def _answers(url: str) -> bool:
@@ -44,11 +53,6 @@ def _answers(url: str) -> bool:
             return True
     except (OSError, urllib.error.URLError):
         return False
-
-
-def environment(url: str) -> dict[str, str]:
-    """What a user exports to reach it."""
-    return {**KEYS, "AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 class Wire:
