@@ -23,8 +23,9 @@ from host import Host
 from waiting import until
 
 from flows.server import healthy
+from tasks.config import FEATURES
 
-STAGES = ("download", "source", "face_crop", "quality")
+STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "metadata", "train", "generate")
 PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 
 
@@ -105,7 +106,7 @@ def ran(team, shared_data) -> Iterator[Path]:
         try:
             run_dir = team.folder / "run"
             sets = [*SMALL, f"download.lists.links={links}", f"download.cookies={cookies}", "download.keep_free_gib=0"]
-            parameters = {"run_dir": str(run_dir), "config": "demo", "only": STAGES}
+            parameters = {"run_dir": str(run_dir), "config": "demo"}
             parameters["overrides"] = [*sets, "download.proxy=$VIDEO_PROXY"]
             pairs = [part for key, value in parameters.items() for part in ("--param", f"{key}={json.dumps(value)}")]
             block = json.dumps({"VIDEO_PROXY": "{{ prefect.blocks.secret.video-proxy }}"})
