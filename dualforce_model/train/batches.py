@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,6 +42,14 @@ def windows(
     return Windows(clips, order, readers)
 
 
+def _leave_orders_to_the_training(_worker: int) -> None:
+    """Who preempts a job tells all its processes to end. The training needs its workers until it has saved, and ends them
+    then; when it is killed they notice by themselves.
+    """
+    for order in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(order, signal.SIG_IGN)
+
+
 def loader(
     dataset: Dataset,
     config: TrainConfig,
@@ -63,6 +72,7 @@ def loader(
         collate_fn=collate,
         num_workers=config.workers,
         pin_memory=pin,
+        worker_init_fn=_leave_orders_to_the_training,
         generator=torch.Generator(),  # its own, so that beginning again moves no state that checkpoints hold
         **options,
     )

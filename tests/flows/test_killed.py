@@ -7,8 +7,16 @@ import signal
 import subprocess
 from pathlib import Path
 
+import chain
 import pytest
 from chain import ROOT, call, differences, run_command
+
+
+@pytest.fixture(autouse=True)
+def server_without_limits(tmp_path):
+    """Others set a limit on GPUs, and the slot of a killed training is held for two minutes."""
+    with chain.prefect_server(tmp_path / "prefect"):
+        yield
 
 
 def there_is(folder: Path, pattern: str):

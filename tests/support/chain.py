@@ -33,11 +33,13 @@ def prefect_server(home: Path) -> Iterator[str]:
     before = dict(os.environ)
     os.environ.update(PREFECT_HOME=str(home), PREFECT_API_URL=server.url(port))
     process = server.start(port)
-    yield server.url(port)
-    process.terminate()
-    process.wait(30)
-    os.environ.clear()
-    os.environ.update(before)
+    try:
+        yield server.url(port)
+    finally:
+        process.terminate()
+        process.wait(30)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def batches(dataset: Dataset, steps: range, config: TrainConfig = CONFIG, **part
 
 def equal(a: dict, b: dict) -> bool:
     return a["clip_id"] == b["clip_id"] and all(torch.equal(a[name], b[name]) for name in TENSORS)
+
+
+@pytest.fixture(autouse=True)
+def no_prefect(monkeypatch):
+    """No training has Prefect in its process, but this one may, by other tests: a fork of it would end with its hooks,
+    which wait for threads that no fork has, and with code 1.
+    """
+    monkeypatch.setattr(threading, "_threading_atexits", [])
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from chain import free_port
 from safetensors.torch import load_file
+from waiting import until
 
 from dualforce_model.errors import BadInput
 from dualforce_model.model import from_pretrained
@@ -166,6 +168,22 @@ def test_loader_processes_change_nothing(run_folder, whole_runs, tmp_path):
     assert code == 0, output
     assert without_timing(tmp_path) == without_timing(whole_runs[1])
     assert contents(tmp_path / "latest" / "ema") == contents(whole_runs[1] / "latest" / "ema")
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_loader_processes_end_with_their_training(run_folder, tmp_path, sign, code):
+    """A preempted job's processes are all told to end, the loader's too: the training saves nevertheless."""
+    process, output, family = start(command(run_folder, tmp_path, 1, workers=2)), "", []
+    for line in process.stdout:
+        output += line
+        if line.startswith('{"step": 3,'):
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill() if sign == signal.SIGKILL else os.killpg(process.pid, sign)
+    assert process.wait() == code, output
+    assert len(family) >= 2
+    until(lambda: not any(member.is_running() for member in family), "the end of the loader's processes")
+    if sign == signal.SIGTERM:
+        assert f"stopped at step {checkpoint.step_of(checkpoint.newest(tmp_path))}" in output
 
 
 def steps_of(out: Path) -> list[dict]:
