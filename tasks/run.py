@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -22,8 +23,22 @@ FORMAT = 1
 MANIFEST = "run.json"
 
 
+NO_WRITING = {  # what is wrong with all of the disk and not with one item -> what to do about it
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or raise the quota",
+    errno.EFBIG: "raise the limit for the size of files",
+    errno.EROFS: "mount it for writing",
+}
+
+
 class RunError(Exception):
     """A run can't start or go on; the message says what is wrong and what to do."""
+
+
+def unwritable(run_dir: Path, error: OSError) -> RunError:
+    """What to raise when nothing can be written into a run folder."""
+    hint = f"; {NO_WRITING[error.errno]} and run again, nothing is lost" if error.errno in NO_WRITING else ""
+    return RunError(f"cannot write to {run_dir}: {error.strerror}{hint}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ def create(run_dir: Path, config: RunConfig) -> Run:
             deny.add(run_dir, deny.parse(config.download.deny))
         write_json(run_dir / MANIFEST, {"format": FORMAT, "config": configs.to_dict(config)})
     except OSError as error:
-        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
+        raise unwritable(run_dir, error) from error
     except BadInput as error:
         raise RunError(str(error)) from error
     return Run(run_dir, config)
@@ -129,7 +144,7 @@ def _take(path: Path, run_dir: Path, shared: bool = False) -> Iterator[None]:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
+        raise unwritable(run_dir, error) from error
     try:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -181,6 +196,6 @@ def _usable(run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         others = [path for path in run_dir.iterdir() if not path.name.startswith(LOCK)]
     except OSError as error:
-        raise RunError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
+        raise unwritable(run_dir, error) from error
     if others and not (run_dir / MANIFEST).exists():
         raise RunError(f"{run_dir} is not empty and not a run folder; choose another --run-dir")

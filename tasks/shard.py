@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import socket
@@ -27,7 +26,7 @@ from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.store import digest_file, ledger
 from dualforce_model.store.remote import NotInStore, Remote, Stored, StoreError
 from tasks.pool import WorkerDied, WorkerHung, shared
-from tasks.run import Run, RunError
+from tasks.run import NO_WRITING, Run, unwritable
 from tasks.stage import Item, Row, Stage
 
 Record = dict[str, Any]  # a ledger row
@@ -36,28 +35,16 @@ File = tuple[str, int, str, int]  # name, bytes, sha256, mtime_ns
 CHECKED = ("identity", "retry", "files", "mtimes")  # columns that say whether a row still stands
 SAVE_EVERY_S = 3.0
 MOST_SHARDS = 200  # of one run of a stage, so that the dashboard's graph of it stays readable
-NO_WRITING = {  # what is wrong with all of the disk and not with one item -> what to do about it
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space or raise the quota",
-    errno.EFBIG: "raise the limit for the size of files",
-    errno.EROFS: "mount it for writing",
-}
-
-
-class OutputFull(RunError):
-    """Nothing more can be written; going on would only turn every item into a failure."""
 
 
 @contextlib.contextmanager
 def room_on_disk(run_dir: Path) -> Iterator[None]:
-    """Turn a full (or read-only) disk, wherever it is met in the block, into OutputFull."""
+    """Turn a full (or read-only) disk, wherever it is met in the block, into a RunError."""
     try:
         yield
     except OSError as error:
         if error.errno in NO_WRITING:
-            raise OutputFull(
-                f"cannot write to {run_dir}: {error.strerror}; {NO_WRITING[error.errno]} and run again, nothing is lost"
-            ) from error
+            raise unwritable(run_dir, error) from error
         raise
 
 
@@ -118,7 +105,7 @@ def process(
     progress: Callable[[int], None] = lambda done: None,
     save: Callable[[list[Record]], None] = lambda records: None,
 ) -> list[Record]:
-    """Rows for all `items`, in their order. Raises OutputFull; any other trouble with an item becomes its row.
+    """Rows for all `items`, in their order; trouble with an item becomes its row. Raises RunError when the disk is full.
 
     `save` gets the rows so far every few seconds, so that a killed shard loses seconds of work and not minutes; what
     was `saved` by an earlier attempt at the shard is not done again.

@@ -1,4 +1,4 @@
-"""Whole runs whose folder is on a read-only disk or wanted twice, or whose server goes away and stays away or comes back."""
+"""Whole runs whose folder is on a full or read-only disk or wanted twice, or whose server goes and stays away or comes back."""
 
 from __future__ import annotations
 
@@ -21,12 +21,39 @@ $VERIFY; echo "verify ended with $?"
 """
 
 
+FULL = """
+mount -t tmpfs -o size="$ROOM" tmpfs "$1" || exit 9
+disk=$1 copy=$2; shift 2
+"$@"; echo "first run ended with $?"
+mount -o remount,size=64m "$disk"
+"$@"; echo "second run ended with $?"
+cp -a "$disk/run" "$copy"
+"""
+
+
+def alone(script: str, *arguments: object, env: dict[str, str]) -> str:
+    """What a shell script says that mounts what nobody else sees."""
+    own = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh"]
+    return call([*own, *map(str, arguments)], env=env)
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(undisturbed, tiny_videos, tmp_path):
+    (tmp_path / "disk").mkdir()
+    wanted = sum(file.lstat().st_blocks * 512 for file in undisturbed[0].rglob("*"))
+    arguments = run_of(tiny_videos, tmp_path / "disk" / "run")
+    said = alone(FULL, tmp_path / "disk", tmp_path / "copy", *arguments, env={"ROOM": str(wanted // 2)})
+    assert "first run ended with 2" in said
+    assert "free some space and run again" in said
+    assert "second run ended with 0" in said
+    assert differences(tmp_path / "copy", undisturbed[0]) == []
+
+
 def test_a_read_only_folder_is_said_and_can_still_be_asked(undisturbed, tiny_videos, tmp_path):
     (tmp_path / "disk").mkdir()
     run_dir = tmp_path / "disk" / "run"
     asked = {what.upper(): " ".join(command(what, run_dir)) for what in ("status", "verify")}
-    arguments = [str(tmp_path / "disk"), str(undisturbed[0]), *run_of(tiny_videos, run_dir, "--force")]
-    said = call(["unshare", "--mount", "--map-root-user", "sh", "-c", READ_ONLY, "sh", *arguments], env=asked)
+    arguments = [tmp_path / "disk", undisturbed[0], *run_of(tiny_videos, run_dir, "--force")]
+    said = alone(READ_ONLY, *arguments, env=asked)
     assert "run ended with 2" in said
     assert "Read-only file system" in said
     assert "status ended with 0" in said

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from chain import ROOT, SMALL, call, command, run_command, status
+from chain import ROOT, call, command, run_command, status
 
 GOOD = "good_hdtf_may_512_25.mp4"
 DATA_STAGES = [part for stage in ("source", "face_crop", "quality") for part in ("--only", stage)]
@@ -83,30 +83,6 @@ def test_a_file_that_may_not_be_read(tmp_path, shared_data, prefect_server):
     found = {clip["source"]: (clip["status"], clip["reason"]) for clip in status(tmp_path / "run")["clips"]}
     assert found == {"closed.mp4": ("failed", "no_permission"), "open.mp4": ("rejected", "no_face")}
     assert oct((folder / "closed.mp4").stat().st_mode & 0o777) == "0o0"
-
-
-FULL_DISK = """
-set -e
-mount -t tmpfs -o size=600k tmpfs "$1"; shift
-code=0; "$@" || code=$?
-echo "first run ended with $code"
-mount -o remount,size=300m "$(dirname "$RUN")"
-"$@"
-echo "second run ended with $?"
-"""
-
-
-def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path, videos, prefect_server):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    arguments = run_command(videos, disk / "run", *DATA_STAGES, sets=[*SMALL, "runner.shard_size=2"])
-    said = call(
-        ["unshare", "--mount", "--map-root-user", "sh", "-c", FULL_DISK, "sh", str(disk), *arguments],
-        env={"RUN": str(disk / "run")},
-    )
-    assert "first run ended with 2" in said
-    assert "free some space and run again" in said
-    assert "second run ended with 0" in said
 
 
 def test_the_command_line_explains_itself(tmp_path):

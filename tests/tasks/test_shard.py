@@ -11,7 +11,7 @@ from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.store import ledger
 from tasks import shard
 from tasks.config import RunConfig
-from tasks.run import Run
+from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage
 
 
@@ -138,7 +138,7 @@ def test_damage_under_a_valid_identity_is_not_taken_for_the_artifact(run):
 def test_a_full_disk_stops_the_shard_and_what_was_done_is_kept(run, monkeypatch):
     monkeypatch.setattr(shard, "SAVE_EVERY_S", 0.0)
     todo, saved = items("good", "good", "full", "good"), []
-    with pytest.raises(shard.OutputFull, match="free some space"):
+    with pytest.raises(RunError, match="free some space"):
         shard.process(run, STAGE, todo, save=saved.append)
     assert [r["source"] for r in saved[-1]] == ["file-0", "file-1"]
     calls(run)
