@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from dualforce_model import store
-from dualforce_model.store.publish import TEMPORARY
 
 
 def test_identity_depends_on_content_not_on_order():
@@ -68,13 +67,16 @@ def test_a_killed_writer_publishes_nothing_and_its_leftover_is_swept(tmp_path):
         "    temporary.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     path = tmp_path / "deep" / "clip.mp4"
-    done = subprocess.run([sys.executable, "-c", code, str(path)])
-    assert done.returncode == -signal.SIGKILL
+    killed = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # killed, but its number is not free yet
     assert not path.exists()
-    assert len(list(path.parent.iterdir())) == 1
-    mine = path.parent / f"{TEMPORARY}{os.getpid()}-00-other.mp4"
+    (leftover,) = path.parent.iterdir()
     elsewhere = path.parent / ".partial-00000000-999999999-00-other.mp4"
-    for kept in (mine, elsewhere):
-        kept.write_text("being written")
-    assert store.sweep(tmp_path) == 1
-    assert set(path.parent.iterdir()) == {mine, elsewhere}
+    elsewhere.write_text("being written")
+    namesake = path.parent / leftover.name.replace(f"-{killed.pid}-", f"-{os.getpid()}-")  # the number was given again
+    namesake.write_text("half")
+    with store.publish(path.parent / "other.mp4") as mine:
+        mine.write_text("being written")
+        assert store.sweep(tmp_path) == 2
+        assert set(path.parent.iterdir()) == {mine, elsewhere}
+    assert killed.wait() == -signal.SIGKILL

@@ -60,4 +60,5 @@ def assert_same(ours: Path, theirs: Path) -> None:
     assert len(mine) == 200
     assert json.dumps(mine, default=list) == json.dumps(other, default=list)
     files, others = ({p.name: p.read_bytes() for p in (run / "out").iterdir()} for run in (ours, theirs))
+    assert sorted(files) == sorted(others)
     assert files == others
