@@ -19,8 +19,9 @@ from dualforce_model.features import umt5
 from dualforce_model.features.captions import TextConfig
 from dualforce_model.features.umt5 import Umt5Config
 from dualforce_model.store import ledger, read_tensors
+from flows.pipeline import ORDER, chosen
 from tasks import forget, gpu, status
-from tasks.config import RunConfig
+from tasks.config import STAGES, RunConfig
 from tasks.run import Run, RunError, create
 from tasks.synthetic import make
 from tasks.working_copy import pull
@@ -219,3 +220,9 @@ def test_the_stage_is_left_out_unless_it_is_configured(run, tmp_path, monkeypatc
     assert (gpu.slots(config, "text"), gpu.slots(run.config, "text")) == (1, 0)
     with pytest.raises(RunError, match="'text' has not run"):
         engine.do(Run(run.dir, replace(run.config, text=config.text)), "metadata")
+
+
+def test_the_stage_stands_between_the_features_and_the_metadata():
+    assert tuple(name for group in ORDER for name in group) == STAGES
+    assert chosen("text", [])[:2] == ["text", "metadata"]
+    assert chosen("flame", [])[:2] == ["flame", "metadata"]
