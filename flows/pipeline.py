@@ -23,7 +23,7 @@ from tasks.download import retry_failed as ask_again
 from tasks.run import lock
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("download",), ("source",), ("face_crop",), ("quality",), tuple(FEATURES), ("metadata",),
+    ("download",), ("source",), ("face_crop",), ("quality",), tuple(FEATURES), ("text",), ("metadata",),
     *((name,) for name in TRAININGS), ("generate",),
 )  # fmt: skip
 
@@ -82,11 +82,7 @@ def pipeline(
         if retry_failed:
             ask_again(run, retry_failed)
         for group in ORDER:
-            names = [name for name in group if name in stages]
-            if "download" in names and not (run.config.download.lists or "download" in only):
-                continue  # the videos lie in a folder
-            if names and names[0] in TRAININGS and getattr(run.config, names[0]) is None and names[0] not in only:
-                continue  # a training stage that nobody configured
+            names = [name for name in group if name in stages and (name in only or not run.config.leaves_out(name))]
             with ThreadPoolExecutor(max_workers=max(1, len(names))) as threads:
                 # each thread takes along the flow run it belongs to
                 running = {

@@ -61,6 +61,7 @@ struct_latents = _stage("struct_latents", "Extract the struct latents (head pose
 flame = _stage("flame", "Extract the FLAME parameters of accepted clips, with their validity.")
 audio_features = _stage("audio_features", "Extract the audio features of accepted clips.")
 reference = _stage("reference", "Extract the reference latents of accepted clips.")
+text = _stage("text", "Embed the captions of accepted clips, each distinct one once.")
 metadata = _stage("metadata", "Validate all features, split by identity, compute statistics, publish the metadata.")
 train_video = _stage("train_video", "Pretrain the video tower alone; a killed run resumes at its last checkpoint.")
 train = _stage(

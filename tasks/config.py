@@ -12,6 +12,7 @@ from dualforce_model.download.config import DownloadConfig
 from dualforce_model.faces import FaceCropConfig
 from dualforce_model.features import FEATURES
 from dualforce_model.features.audio_features import AudioFeaturesConfig
+from dualforce_model.features.captions import TextConfig
 from dualforce_model.features.flame import FlameConfig
 from dualforce_model.features.reference import ReferenceConfig
 from dualforce_model.features.struct_latents import StructLatentsConfig
@@ -90,6 +91,7 @@ class RunConfig:
     flame: FlameConfig = field(default_factory=FlameConfig)
     audio_features: AudioFeaturesConfig = field(default_factory=AudioFeaturesConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     train_video: VideoTraining | None = None  # null: training begins with the joint stage
     train: JointTraining = field(default_factory=JointTraining)
@@ -97,6 +99,14 @@ class RunConfig:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
 
+    def leaves_out(self, stage: str) -> bool:
+        """Whether a stage has nothing to do by this configuration, so that it runs only when it is asked for by name."""
+        if stage == "download":  # the videos lie in a folder
+            return not self.download.lists
+        if stage == "text":
+            return self.text.backend == "none"
+        return stage in TRAININGS and getattr(self, stage) is None
+
 
 TRAININGS = ("train_video", "train", "train_few")  # the first and the last only where they are configured
-STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "metadata", *TRAININGS, "generate")
+STAGES = ("download", "source", "face_crop", "quality", *FEATURES, "text", "metadata", *TRAININGS, "generate")

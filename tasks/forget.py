@@ -18,6 +18,7 @@ from tasks import working_copy
 from tasks.config import STAGES, TRAININGS
 from tasks.download import FOLDER
 from tasks.run import Run, lock
+from tasks.text import FOLDER as TEXTS
 
 OF_ALL = ("metadata", *TRAININGS)  # their files belong to all clips
 PAGES = ("report", "download.json")  # made of what was there; the next run makes them again
@@ -38,7 +39,8 @@ def forget(run: Run, ids: Iterable[str]) -> dict[str, Any]:
         deny.add(run.dir, known)
         if remote is not None:  # first of all here too
             remote.write(deny.NAME, run.dir / deny.NAME)
-        files = _files(run, mine, known)
+        captions = _captions_of_others(run.dir, wanted)
+        files = _files(run, mine, known, captions)
         size = 0
         for file in files:
             with contextlib.suppress(FileNotFoundError):
@@ -46,7 +48,7 @@ def forget(run: Run, ids: Iterable[str]) -> dict[str, Any]:
                 (run.dir / file).unlink()
         stored = []
         if remote is not None:
-            stored = _stored(remote, mine)
+            stored = _stored(remote, mine, captions)
             remote.remove(stored)
         removed = {stage: _drop(run.dir, stage, wanted) for stage, rows in mine.items() if rows}
         return {
@@ -59,7 +61,13 @@ def forget(run: Run, ids: Iterable[str]) -> dict[str, Any]:
         }
 
 
-def _stored(remote: Remote, mine: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _captions_of_others(run_dir: Path, wanted: frozenset[str]) -> frozenset[str]:
+    """Embeddings that clips name which stay. All others go: they say what is seen of those who were here, too."""
+    rows = ledger.read(run_dir, "text").to_dict("records")
+    return frozenset(name for row in rows if not _meant(row, wanted) for name, *_ in json.loads(row["files"]))
+
+
+def _stored(remote: Remote, mine: dict[str, list[dict[str, Any]]], captions: frozenset[str]) -> list[str]:
     """What shared storage holds of it, in every version, and the dataset's table, which the next run makes again."""
     own = {stage: rows for stage, rows in mine.items() if stage not in OF_ALL}
     named = {name for rows in own.values() for row in rows for name, *_ in json.loads(row["files"])}
@@ -69,7 +77,8 @@ def _stored(remote: Remote, mine: dict[str, list[dict[str, Any]]]) -> list[str]:
     found = []
     for key in remote.objects():
         name = key.partition("/")[2].rpartition(".")[0]  # files/<name>.<sha256>
-        if name in named or Path(name).name.partition(".")[0] in clips:
+        mentioned = name in named or Path(name).name.partition(".")[0] in clips
+        if name not in captions and (mentioned or name.startswith(f"{TEXTS}/")):
             found.append(key)
     return sorted(found)
 
@@ -88,8 +97,10 @@ def _only_clip(row: dict[str, Any], wanted: frozenset[str]) -> bool:
     return not deny.denies(wanted, row["source"], row["source_id"])
 
 
-def _files(run: Run, mine: dict[str, list[dict[str, Any]]], known: frozenset[str]) -> list[str]:
-    found: set[Path] = set()
+def _files(
+    run: Run, mine: dict[str, list[dict[str, Any]]], known: frozenset[str], captions: frozenset[str]
+) -> list[str]:
+    found = set((run.dir / TEXTS).glob("*.safetensors"))
     for stage, rows in mine.items():
         if stage in OF_ALL:
             continue
@@ -104,7 +115,7 @@ def _files(run: Run, mine: dict[str, list[dict[str, Any]]], known: frozenset[str
             if deny.denies(known, f"{folder.name}/{key}"):
                 found |= set(folder.glob(f"{key}.*"))  # unfinished files too
     found |= {path for name in PAGES for path in [run.dir / name, *(run.dir / name).rglob("*")]}
-    return sorted(str(path.relative_to(run.dir)) for path in found if path.is_file())
+    return sorted({str(path.relative_to(run.dir)) for path in found if path.is_file()} - captions)
 
 
 def _drop(run_dir: Path, stage: str, wanted: frozenset[str]) -> int:

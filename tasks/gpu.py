@@ -24,6 +24,8 @@ def slots(config: RunConfig, stage: str) -> int:
     """How many GPUs a shard of the stage may use at a time; 0 when it never uses one."""
     if stage in TRAININGS:
         return config.runner.train_processes
+    if stage == "text":
+        return int(config.text.backend == "umt5")
     feature = FEATURES.get(stage)
     return int(stage == "generate" or (feature is not None and getattr(config, stage).backend in feature.published))
 

@@ -31,12 +31,18 @@ def plan(run: Run) -> list[Item]:
     for name in FEATURES:
         for row in upstream(run, name).itertuples(index=False):
             made[row.clip_id][name] = row.identity
+    texts = {}
+    if not run.config.leaves_out("text"):
+        for row in upstream(run, "text").itertuples(index=False):
+            texts[row.clip_id] = {"text": row.artifact}
+            made[row.clip_id]["text"] = row.identity
     known = {row.source: _known(row) for row in upstream(run, "source", "facts").itertuples(index=False)}
     faces = run.config.metadata.identity_from == "face"
     clips = [
         {"clip_id": row.clip_id, "source_id": row.source_id, "source": row.source, "frames": frames[row.clip_id]}
         | ({"person": row.artifact, "measured": row.identity} if faces else {})
         | known.get(row.source, {})
+        | texts.get(row.clip_id, {})
         for row in accepted.itertuples(index=False)
     ]
     mine = identity(
@@ -93,4 +99,4 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     return rows
 
 
-STAGE = Stage("metadata", "", plan, work, gives="dataset", reads_all=("quality", *FEATURES), in_workers=False)
+STAGE = Stage("metadata", "", plan, work, gives="dataset", reads_all=("quality", *FEATURES, "text"), in_workers=False)

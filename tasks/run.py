@@ -67,7 +67,8 @@ class Run:
 
 def create(run_dir: Path, config: RunConfig) -> Run:
     """Make the run folder, or take over an existing one with a new configuration. Raises RunError."""
-    run_dir, config = run_dir.absolute(), replace(config, download=config.download.absolute())
+    run_dir = run_dir.absolute()
+    config = replace(config, download=config.download.absolute(), text=config.text.absolute())
     _usable(run_dir)
     if (run_dir / MANIFEST).exists():
         _manifest(run_dir)

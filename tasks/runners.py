@@ -1,8 +1,8 @@
 """Where the shards of a stage are done: in threads of this process, or by the workers of a Dask or Ray cluster.
 
 A shard brings its own worker processes (`tasks.pool`) wherever it runs, so the results are the same everywhere. What has
-to stay in one place does: downloads share their manners towards each host, the dataset, training and generation are one
-long job on the machine whose Prefect worker took the flow.
+to stay in one place does: downloads share their manners towards each host; captions, the dataset, training and generation
+are one long job each on the machine whose Prefect worker took the flow.
 """
 
 from __future__ import annotations

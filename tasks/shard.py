@@ -239,7 +239,7 @@ def _work(
     if isinstance(result, list):
         result = [(row, _files(run_dir, row)) for row in result]
         if remote is not None:
-            remote.put(run_dir, [Stored(*file[:3]) for _, files in result for file in files])
+            remote.put(run_dir, {Stored(*file[:3]) for _, files in result for file in files})
     return result, time.monotonic() - begun
 
 

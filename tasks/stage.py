@@ -73,6 +73,7 @@ class Stage:
     reads: tuple[str, ...] = ()  # stages whose files `work` opens, those of the item's clip or source
     reads_all: tuple[str, ...] = ()  # stages of which it opens the files of every clip
     plans_from: tuple[str, ...] = ()  # stages whose files `plan` opens, and not their ledgers alone
+    takes_up: bool = False  # `work` takes over what it finds of its own, made for an item of another identity
     in_workers: bool = True  # False: the item is one long job that brings its own processes (training)
     spread: Spread | None = None  # instead of workers: does all items of a shard in its own way
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks import download, face_crop, features, generate, metadata, quality, source, train
+from tasks import download, face_crop, features, generate, metadata, quality, source, text, train
 from tasks.stage import Stage
 
 STAGES: dict[str, Stage] = {
@@ -11,6 +11,7 @@ STAGES: dict[str, Stage] = {
     "face_crop": face_crop.STAGE,
     "quality": quality.STAGE,
     **features.STAGES,
+    "text": text.STAGE,
     "metadata": metadata.STAGE,
     **train.STAGES,
     "generate": generate.STAGE,

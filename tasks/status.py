@@ -85,7 +85,8 @@ def damaged(run_dir: Path) -> Iterator[Damage]:
     with ThreadPoolExecutor() as threads:  # hashing and reading let other threads go on
         for stage in ledger.stages(run_dir):
             rows = ledger.table(run_dir, stage, ("files",))["files"].to_pylist()
-            files = [(stage, *file) for some in rows for file in json.loads(some)]
+            # clips of one caption name the same file
+            files = list(dict.fromkeys((stage, *file) for some in rows for file in json.loads(some)))
             yield from filter(None, threads.map(partial(_damage, run_dir), files))
 
 

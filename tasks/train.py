@@ -148,7 +148,8 @@ def _restarted(config: TrainConfig) -> TrainConfig:
 
 STAGES = {
     name: Stage(
-        name, "checkpoints", partial(plan, name), work, plans_from=("metadata", *TRAININGS[:n]), reads_all=tuple(FEATURES),
+        name, "checkpoints", partial(plan, name), work, plans_from=("metadata", *TRAININGS[:n]),
+        reads_all=(*FEATURES, "text"),
         in_workers=False,
     )
     for n, name in enumerate(TRAININGS)

@@ -111,11 +111,13 @@ def with_needs(run: Run, stage: Stage, items: Sequence[Item]) -> list[Item]:
         for source, clip_id, files in _accepted(run, name):
             of[clip_id or source] += files
     for_all = _all_files(run, (*stage.plans_from, *stage.reads_all))
+    earlier = _all_files(run, [stage.name]) if stage.takes_up else []
     done = []
     for item in items:
         # a listed clip is a piece of the video above it: `hdtf/<video>/<clip>`
         names = [item.clip_id] if item.clip_id else [item.source, *map(str, PurePosixPath(item.source).parents)]
-        done.append(replace(item, needs=(*for_all, *(file for name in names for file in of.get(name, ())))))
+        mine = [file for name in names for file in of.get(name, ())]
+        done.append(replace(item, needs=(*for_all, *([] if item.redo else earlier), *mine)))
     return done
 
 
@@ -128,7 +130,8 @@ def fetch_clips(run: Run, clips: Sequence[str]) -> None:
 
 
 def _all_files(run: Run, stages: Iterable[str]) -> list[Stored]:
-    return [file for name in stages for _, _, files in _accepted(run, name) for file in files]
+    # clips of one caption name the same file
+    return list(dict.fromkeys(file for name in stages for _, _, files in _accepted(run, name) for file in files))
 
 
 def _accepted(run: Run, stage: str) -> Iterator[tuple[str, str, list[Stored]]]:

@@ -24,7 +24,7 @@ class Clip:
     clip_id: str
     frames: int  # T
     latents: int  # F
-    files: Mapping[str, Path]
+    files: Mapping[str, Path]  # the five, and `text` where somebody said what is seen
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Dataset:
             if deny.denies(denied, row["source"], row["source_id"], row["clip_id"]):
                 continue
             files = {name: run_dir / row[name] for name in FEATURES}
+            if isinstance(row.get("text"), str):  # no column where no clip has a caption, null where this one has none
+                files["text"] = run_dir / row["text"]
             clips[row["split"]].append(Clip(row["clip_id"], int(row["frames"]), int(row["latents"]), files))
         if not clips["train"]:
             raise BadInput(

@@ -21,6 +21,7 @@ from dualforce_model.timeline import SPATIAL, STRIDE, Window, audio_count, audio
 
 Sample = dict[str, Any]
 CHANNELS = 16  # of a latent, whatever made it
+SHORTEST = 16  # text tokens that a batch with a text is padded to at least
 
 
 def finite(array: np.ndarray) -> bool:
@@ -94,6 +95,7 @@ class WindowReader:
         struct [F,4,72], struct_valid [F,4] · flame [F,4,159], flame_valid [F,4,159]
         audio [left+8F+lookahead, A], audio_valid [same]: the features of the window's latents and the declared context
         reference [16,h,w] · start: the window's first latent in its clip · clip_id
+        text [S,W] float16: of a dataset with captions; that of the whole clip, S = 0 for a clip without
     """
 
     card: Mapping[str, Any]  # of the dataset
@@ -122,6 +124,7 @@ class WindowReader:
         with self._open(clip, "reference") as file:
             one = int(choice * file.count("latents"))
             still = file.slice("latents", (slice(one, one + 1),), (1, CHANNELS, cells, cells))
+        text = {"text": torch.from_numpy(self._text(clip))} if "text" in self.card["features"] else {}
         self._seen.add(clip.clip_id)
 
         def grid(array: np.ndarray) -> torch.Tensor:
@@ -138,6 +141,7 @@ class WindowReader:
             "audio": torch.from_numpy(audio),
             "audio_valid": torch.from_numpy(audio_valid),
             "reference": torch.from_numpy(still[0].astype(np.float32)),
+            **text,
             "start": start,
             "clip_id": clip.clip_id,
         }
@@ -167,6 +171,13 @@ class WindowReader:
         heard = audio_heard(window.start, self.frames, self.audio_left, self.audio_lookahead)
         held = slice(max(0, heard.start), min(heard.stop, audio_count(clip.frames)))
         return on_slots(self._scaled(file, "audio", held), held.start - heard.start, len(heard))
+
+    def _text(self, clip: Clip) -> np.ndarray:
+        width = self.card["text_dim"]
+        if "text" not in clip.files:
+            return np.zeros((0, width), np.float16)
+        with self._open(clip, "text") as file:
+            return file.slice("text", (slice(None),), (file.count("text"), width))
 
 
 class Windows(torch.utils.data.Dataset[Sample]):
@@ -198,9 +209,30 @@ class Windows(torch.utils.data.Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Stack a batch: tensors along a new first axis, `start` as int64 [B], ids and skips as lists."""
-    batch: Sample = {k: torch.stack([s[k] for s in samples]) for k, v in samples[0].items() if torch.is_tensor(v)}
+    """Stack a batch: tensors along a new first axis, `start` as int64 [B], ids and skips as lists.
+
+    Texts, where the dataset has any, become `text` [B,S,W] with `text_mask` [B,S], which for a clip without one holds
+    nothing: to the model that is its null token.
+    """
+    stacked = [name for name, value in samples[0].items() if torch.is_tensor(value) and name != "text"]
+    batch: Sample = {name: torch.stack([s[name] for s in samples]) for name in stacked}
+    if "text" in samples[0]:
+        batch["text"], batch["text_mask"] = padded([s["text"] for s in samples])
     batch["start"] = torch.tensor([s["start"] for s in samples])
     batch["clip_id"] = [s["clip_id"] for s in samples]
     batch["skipped"] = [skip for s in samples for skip in s["skipped"]]
     return batch
+
+
+def padded(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(texts [B,S,W] with zeros behind each, mask [B,S] of their tokens).
+
+    S is a power of two from `SHORTEST` on that holds the longest, so that a compiled model meets few shapes; 1 where no
+    clip has a text, as if there were none.
+    """
+    longest = max(len(text) for text in texts)
+    S = max(SHORTEST, 1 << (longest - 1).bit_length()) if longest else 1
+    whole, mask = texts[0].new_zeros(len(texts), S, texts[0].shape[1]), torch.zeros(len(texts), S, dtype=torch.bool)
+    for n, text in enumerate(texts):
+        whole[n, : len(text)], mask[n, : len(text)] = text, True
+    return whole, mask

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from dualforce_model import config as configs
 from dualforce_model import weights
+from dualforce_model.errors import BadInput
 from dualforce_model.store import digest_bytes, identity, intact, write_tensors
 
 VERSION = "1"
@@ -19,10 +21,21 @@ WEIGHTS = "umt5_xxl"
 
 @dataclass(frozen=True)
 class Umt5Config:
-    """Captions longer than `tokens` are refused; `precision` of the network's numbers."""
+    """How captions are embedded.
+
+    tokens      longer captions are refused
+    precision   of the network's numbers
+    """
 
     tokens: int = 512
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class Embedded(NamedTuple):
+    """The file of each caption, and of those that can't be embedded the verdict."""
+
+    files: dict[str, Path]
+    refused: dict[str, BadInput]
 
 
 def name_of(caption: str) -> str:
@@ -30,24 +43,30 @@ def name_of(caption: str) -> str:
     return f"{digest_bytes(caption.encode())[:32]}.safetensors"
 
 
-def embed(captions: Iterable[str], folder: Path, config: Umt5Config) -> dict[str, Path]:
-    """Caption -> file with `text` [S,D] float16, its S real tokens; only those not yet in `folder` are computed.
+def embed(captions: Iterable[str], folder: Path, config: Umt5Config, reuse: bool = True) -> Embedded:
+    """Files with `text` [S,D] float16, a caption's S real tokens; with `reuse` only those not yet in `folder` are computed.
 
-    Raises MissingWeightsError, WeightsError; ConfigError for a caption of more than `config.tokens` tokens.
+    Refused (caption_too_long) are captions of more than `config.tokens` tokens. Raises MissingWeightsError, WeightsError.
     """
     distinct = sorted(set(captions))
-    files = {caption: folder / name_of(caption) for caption in distinct}
+    made = Embedded({caption: folder / name_of(caption) for caption in distinct}, {})
     if not distinct:
-        return files
+        return made
     digest, settings = weights.digest(WEIGHTS), configs.to_dict(config)
     identities = {
         caption: identity(text=caption, version=VERSION, config=settings, weights=digest) for caption in distinct
     }
-    wanted = [caption for caption in distinct if not intact(files[caption], identities[caption])]
+    wanted = [text for text in distinct if not (reuse and intact(made.files[text], identities[text]))]
     if not wanted:
-        return files
+        return made
     encoder = Encoder(weights.locate(WEIGHTS), config)
     for caption in wanted:
+        try:
+            text = encoder(caption)
+        except BadInput as verdict:
+            made.refused[caption] = verdict
+            del made.files[caption]
+            continue
         provenance = {
             "identity": identities[caption],
             "feature": "text",
@@ -57,37 +76,62 @@ def embed(captions: Iterable[str], folder: Path, config: Umt5Config) -> dict[str
             "config": settings,
             "caption": caption,
         }
-        write_tensors(files[caption], {"text": encoder(caption)}, provenance)
-    return files
+        write_tensors(made.files[caption], {"text": text}, provenance)
+    encoder.close()
+    return made
 
 
 class Encoder:
-    """UMT5's encoder and its tokenizer from a folder with `text_encoder/` and `tokenizer/`, as Wan publishes them."""
+    """UMT5's encoder and its tokenizer from a folder with `text_encoder/` and `tokenizer/`, as Wan publishes them.
+
+    The encoder itself, 11 GB of bfloat16, is read for the first caption that is not refused.
+    """
 
     def __init__(self, folder: Path, config: Umt5Config):
-        from transformers import AutoTokenizer, UMT5EncoderModel
+        from transformers import AutoTokenizer
+
+        self._folder, self._config = folder, config
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise weights.WeightsError(f"{folder} holds no UMT5 encoder with its tokenizer: {error}") from error
+
+    @cached_property
+    def _model(self) -> Any:
+        from transformers import UMT5EncoderModel
 
         from dualforce_model.features.networks.device import dtype_of, pick
 
-        self._config, self._device = config, pick()
+        folder, dtype = self._folder / "text_encoder", dtype_of(self._config.precision)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder / "tokenizer")
-            model: Any = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype_of(config.precision))
+            model: Any = UMT5EncoderModel.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise weights.WeightsError(f"{folder} holds no UMT5 encoder with its tokenizer: {error}") from error
-        self._model: Any = model.to(self._device).eval()
+            raise weights.WeightsError(f"{self._folder} holds no UMT5 encoder with its tokenizer: {error}") from error
+        return model.to(pick()).eval()
 
     def __call__(self, caption: str) -> np.ndarray:
-        """Embedding [S,D] float16 of a caption, alone and so without padding. Raises ConfigError, WeightsError."""
+        """Embedding [S,D] float16 of a caption, alone and so without padding.
+
+        Raises BadInput caption_too_long, WeightsError.
+        """
         from dualforce_model.features.networks.device import numbers
 
         tokens = self._tokenizer(caption, return_tensors="pt").input_ids
         if tokens.shape[1] > self._config.tokens:
-            raise configs.ConfigError(
-                f"a caption has {tokens.shape[1]} tokens, {self._config.tokens} are allowed: {caption[:60]!r}…"
+            raise BadInput(
+                "caption_too_long",
+                f"the caption has {tokens.shape[1]} tokens, {self._config.tokens} are allowed: {caption[:60]!r}…",
             )
+        model = self._model
         with numbers(self._config.precision):
-            text = self._model(input_ids=tokens.to(self._device)).last_hidden_state[0].half().cpu().numpy()
+            text = model(input_ids=tokens.to(model.device)).last_hidden_state[0].half().cpu().numpy()
         if not np.isfinite(text).all():
             raise weights.WeightsError(f"UMT5 gives numbers beyond float16 for {caption[:60]!r}")
         return text
+
+    def close(self) -> None:
+        """Give the encoder's memory back to the machine: whoever trains on its GPU next is another process."""
+        import torch
+
+        self.__dict__.pop("_model", None)
+        torch.cuda.empty_cache()

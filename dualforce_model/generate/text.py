@@ -12,7 +12,7 @@ from dualforce_model.errors import BadInput
 def read_text(text: str) -> np.ndarray:
     """Embedding [S,4096] float16 of a caption (needs the weights of UMT5), or of a `.safetensors` file with `text`.
 
-    Raises BadInput no_text; MissingWeightsError, which names the command that gets them.
+    Raises BadInput no_text, caption_too_long; MissingWeightsError, which names the command that gets them.
     """
     if not text.strip():
         raise BadInput("no_text", "the text is empty; leave it out instead")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,8 @@ def read_header(path: Path, feature: Feature, clip_id: str, frames: int) -> Head
     Reasons: missing_feature, corrupt_feature, foreign_feature, wrong_shape, not_finite.
     """
     again = f"run the stage {feature.name} again"
-    if not path.exists():
-        raise BadInput("missing_feature", f"{path} is missing; {again}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            provenance = json.loads(file.metadata()["dualforce"])
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-            stored = {
-                name: (_DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape())) for name, s in slices.items()
-            }
+    with _readable(path, again):
+        provenance, stored = _stored(path)
         owner = provenance["feature"], provenance["clip_id"]
         if owner != (feature.name, clip_id):
             raise BadInput("foreign_feature", f"{path} holds {owner[0]} of clip {owner[1]}; {again}")
@@ -59,8 +53,44 @@ def read_header(path: Path, feature: Feature, clip_id: str, frames: int) -> Head
             )
         moments = _moments(path, feature, provenance.get("statistics"))
         return Header(provenance["data_sha256"], {key: provenance.get(key) for key in MADE_BY}, shapes, moments)
+
+
+def read_text(path: Path) -> Header:
+    """Header of a caption's embedding, or BadInput: missing_feature, corrupt_feature, foreign_feature, wrong_shape.
+
+    It belongs to no clip and is not standardised, so it has no moments.
+    """
+    again = "run the stage text again"
+    with _readable(path, again):
+        provenance, stored = _stored(path)
+        if provenance["feature"] != "text":
+            raise BadInput("foreign_feature", f"{path} holds {provenance['feature']}; {again}")
+        dtype, shape = stored["text"]
+        if dtype != "float16" or len(shape) != 2 or not shape[0]:
+            raise BadInput("wrong_shape", f"{path} holds {stored}, but a caption is [S,D] float16; {again}")
+        made_by = {key: provenance.get(key) for key in MADE_BY}
+        return Header(provenance["data_sha256"], made_by, {"text": shape}, {})
+
+
+@contextmanager
+def _readable(path: Path, again: str) -> Iterator[None]:
+    """Whatever goes wrong in the block with reading `path` is BadInput missing_feature or corrupt_feature."""
+    if not path.exists():
+        raise BadInput("missing_feature", f"{path} is missing; {again}")
+    try:
+        yield
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput("corrupt_feature", f"{path} cannot be read ({error!r}); {again}") from error
+
+
+def _stored(path: Path) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...]]]]:
+    """Provenance of an artifact, and type and shape of each of its arrays."""
+    with safe_open(path, framework="numpy") as file:
+        provenance = json.loads(file.metadata()["dualforce"])
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        return provenance, {
+            name: (_DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape())) for name, s in slices.items()
+        }
 
 
 def picture_size(shapes: Mapping[str, tuple[int, ...]]) -> int:

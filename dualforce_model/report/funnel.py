@@ -16,7 +16,8 @@ from dualforce_model.features import FEATURES
 from dualforce_model.store import ledger
 
 PER_ITEM = ("source", "face_crop", "quality", *FEATURES, "metadata")
-STAGES = ("download", *PER_ITEM, "train_video", "train", "train_few", "generate")
+# what cannot be used of its captions costs a clip its text, and not its place in the dataset
+STAGES = ("download", *PER_ITEM[:-1], "text", "metadata", "train_video", "train", "train_few", "generate")
 LIGHT = ("source", "clip_id", "status", "reason", "message", "artifact", "reused", "seconds")  # columns that all need
 
 Row = dict[str, Any]

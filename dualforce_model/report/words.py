@@ -55,6 +55,10 @@ REASONS = {
     "too_long": "Too long",
     "low_frame_rate": "Too few pictures a second",
     "jittery": "The face jumps about",
+    "caption_empty": "The caption says nothing",
+    "caption_too_long": "The caption is too long",
+    "caption_twice": "Several captions say different things",
+    "caption_unknown": "Captions name nothing in this run",
 }
 STAGES = {
     "download": "videos fetched",
@@ -66,6 +70,7 @@ STAGES = {
     "flame": "FLAME parameters",
     "audio_features": "audio features",
     "reference": "reference pictures",
+    "text": "captions embedded",
     "metadata": "metadata",
     "train_video": "video pretraining",
     "train": "training",

@@ -30,7 +30,7 @@ from dualforce_model.train.parallel import Parallel, averaged, fill
 from dualforce_model.train.samples import Sampler
 from dualforce_model.train.saver import Saver
 from dualforce_model.train.state import TrainState, count, objections, refuse, written_by_this_code
-from dualforce_model.train.throughput import Throughput
+from dualforce_model.train.throughput import Throughput, text_tokens
 from dualforce_model.train.validate import validation_terms
 from dualforce_model.train.watch import DivergedError, Watch
 
@@ -53,6 +53,7 @@ class Done:
     norm: float
     windows: int  # of the global batch
     frames: int  # latents of each
+    text: int  # text tokens of each
     wrong: str | None = None  # why the weights stayed as they were
     stop: bool = False  # somebody was told to stop
     written: bool = False  # all files of the pending checkpoint are on disk
@@ -172,7 +173,7 @@ class _Run:
             now = time.perf_counter()
             if log and (state.step % config.log_every == 0 or state.step == config.steps or done.wrong):
                 line = _line(state.step, done, rate)
-                figures = self.throughput.numbers(done.windows, done.frames, now - clock)
+                figures = self.throughput.numbers(done.windows, done.frames, done.text, now - clock)
                 log.add(**line, seconds=round(now - clock, 4), data_seconds=round(waited, 4), **figures)
                 self.say(json.dumps({name: value for name, value in line.items() if not isinstance(value, list)}))
             self._after_step(log)
@@ -262,6 +263,7 @@ class _Run:
             norm=float(norm),
             windows=sum(len(part["clip_id"]) for part in parts) * parallel.data_world,
             frames=parts[0]["video"].shape[2],
+            text=text_tokens(parts[0]),
             stop=stop > 0,
             written=ready * parallel.sequence >= parallel.world,
             skipped=round(skipped),

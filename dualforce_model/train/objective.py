@@ -27,9 +27,14 @@ def measured_flame(card: Mapping[str, Any]) -> np.ndarray:
     return FACIAL.start + np.flatnonzero(counts[FACIAL] > 0)
 
 
+def input_widths(card: Mapping[str, Any]) -> dict[str, int]:
+    """Keys of ModelConfig that a dataset decides: how wide its sound is, and its text where it has any."""
+    return {name: card[name] for name in ("audio_dim", "text_dim") if name in card}
+
+
 def model_config(config: TrainConfig, card: Mapping[str, Any]) -> ModelConfig:
     """The config's model, its inputs and readouts as wide as the dataset's features."""
-    return config.shape(audio_dim=card["audio_dim"], flame_dim=len(measured_flame(card)))
+    return config.shape(**input_widths(card), flame_dim=len(measured_flame(card)))
 
 
 @dataclass
@@ -62,7 +67,13 @@ class Objective:
         batch = Batch(
             video=on["video"],
             struct=on["struct"] if self.struct else None,
-            conditions=Conditions(audio=on["audio"], audio_valid=on["audio_valid"], reference=on["reference"]),
+            conditions=Conditions(
+                audio=on["audio"],
+                audio_valid=on["audio_valid"],
+                reference=on["reference"],
+                text=on.get("text"),
+                text_mask=on.get("text_mask"),
+            ),
             start=on["start"],
             valid=on["frame_valid"],
             struct_valid=on["struct_valid"],

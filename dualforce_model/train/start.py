@@ -22,6 +22,7 @@ from dualforce_model.model.files import read_config, tensors
 from dualforce_model.store import digest_file, write_json
 from dualforce_model.train import checkpoint, shards
 from dualforce_model.train.config import TrainConfig
+from dualforce_model.train.objective import input_widths
 
 NAME = "lineage.json"
 WEIGHTS = "ema"  # of the source: the averaged weights, which are what generation used
@@ -147,7 +148,10 @@ def read(out: Path) -> dict[str, Any] | None:
 
 
 def _same_features(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    wrong = [name for name, made_by in here["features"].items() if there["features"].get(name) != made_by]
+    known = there["features"]
+    # who never read a text may begin to
+    compared = [name for name in here["features"] if name != "text" or name in known]
+    wrong = [name for name in compared if known.get(name) != here["features"][name]]
     if wrong:
         one = wrong[0]
         raise BadInput(
@@ -160,7 +164,7 @@ def _same_features(folder: Path, there: Mapping[str, Any], here: Mapping[str, An
 def _changed(folder: Path, config: TrainConfig, card: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Settings of the model, beside its towers and bridge, that are not what they were."""
     was = read_config(folder / WEIGHTS).to_dict()
-    now = config.shape(audio_dim=card["audio_dim"]).to_dict()
+    now = config.shape(**input_widths(card)).to_dict()
     apart = ("video", "struct", "bridge", "flame_dim", "struct_tokens")
     return {key: [was.get(key), now[key]] for key in now if key not in apart and was.get(key) != now[key]}
 

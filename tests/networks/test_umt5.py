@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny_umt5
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
 from dualforce_model import weights
-from dualforce_model.config import ConfigError
 from dualforce_model.features import umt5
 from dualforce_model.features.umt5 import Umt5Config
 from dualforce_model.store import read_provenance, read_tensors
 
-WORDS = ["<pad>", "</s>", "<unk>", "a", "person", "talks", "smiles", "and"]
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path / "root"))
-    place = tmp_path / "root" / "umt5_xxl"
-    torch.manual_seed(0)
-    config = UMT5Config(vocab_size=len(WORDS), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    UMT5EncoderModel(config).save_pretrained(place / "text_encoder", max_shard_size="5KB")
-    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(
-        place / "tokenizer"
-    )
-    files = [weights.registry.File(str(p.relative_to(place))) for p in sorted(place.rglob("*")) if p.is_file()]
-    known = weights.WEIGHTS["umt5_xxl"]
-    tiny = weights.registry.Weights(
-        known.name, known.purpose, known.source, known.revision, tuple(files), known.licence
-    )
-    monkeypatch.setitem(weights.WEIGHTS, "umt5_xxl", tiny)
-    return place
+    return tiny_umt5.install(tmp_path / "root", monkeypatch)
 
 
 def test_each_caption_is_embedded_once(tmp_path, monkeypatch):
@@ -44,7 +25,8 @@ def test_each_caption_is_embedded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(umt5.Encoder, "__call__", lambda self, caption: made.append(caption) or real(self, caption))
     captions = ["a person talks", "a person smiles and talks", "a person talks"]
     config = Umt5Config(precision="float32")
-    files = umt5.embed(captions, tmp_path / "text", config)
+    files, refused = umt5.embed(captions, tmp_path / "text", config)
+    assert not refused
     assert sorted(made) == sorted(set(captions))
     assert {p.name for p in (tmp_path / "text").iterdir()} == {f.name for f in files.values()}
     before = {f: f.read_bytes() for f in files.values()}
@@ -59,9 +41,20 @@ def test_each_caption_is_embedded_once(tmp_path, monkeypatch):
     assert provenance["weights"] == weights.digest("umt5_xxl")
 
 
-def test_long_captions_and_missing_weights_are_errors(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="3 tokens, 2 are allowed"):
-        umt5.embed(["a person talks"], tmp_path / "text", Umt5Config(tokens=2, precision="float32"))
+def test_a_caption_that_is_too_long_is_refused_and_the_others_are_embedded(tmp_path, monkeypatch):
+    config = Umt5Config(tokens=2, precision="float32")
+    files, refused = umt5.embed(["a person talks", "a person"], tmp_path / "text", config)
+    assert [path.is_file() for path in files.values()] == [True]
+    assert list(files) == ["a person"]
+    (verdict,) = refused.values()
+    assert verdict.reason == "caption_too_long"
+    assert "3 tokens, 2 are allowed" in str(verdict)
+    # the second time nothing is left to embed, so the encoder itself is not read
+    monkeypatch.setattr(UMT5EncoderModel, "from_pretrained", lambda *_, **__: pytest.fail("the encoder was read"))
+    assert umt5.embed(["a person talks", "a person"], tmp_path / "text", config)[1].keys() == refused.keys()
+
+
+def test_missing_weights_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path / "nothing"))
     with pytest.raises(weights.MissingWeightsError, match="dualforce weights fetch umt5_xxl"):
         umt5.embed(["a"], tmp_path / "text", Umt5Config())

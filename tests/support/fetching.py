@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import engine
+
 from dualforce_model import config as configs
-from dualforce_model.store import ledger, sweep
 from tasks import obtained
 from tasks.config import RunConfig
-from tasks.run import Run, create, lock
-from tasks.shard import process, sort_out, split
-from tasks.stages import STAGES
+from tasks.run import Run, create
 
 QUICK = {"timeout_s": 1.0, "backoff_s": 0.05, "max_backoff_s": 0.5, "breaker_pause_s": 0.2, "keep_free_gib": 0.0}
 
@@ -26,16 +25,9 @@ def run_of(folder: Path, links: Path, host: str, shard_size: int = 256, **downlo
 
 def do(run: Run, stage: str = "download", force: bool = False) -> list[dict]:
     """Bring a stage up to date; its rows."""
-    with lock(run.dir):
-        sweep(run.dir / STAGES[stage].folder)
-        ledger.begin(run.dir, stage)
-        todo, kept = sort_out(run, STAGES[stage], STAGES[stage].plan(run), force)
-        for number, items in enumerate(split(run, todo)):
-            records = process(run, STAGES[stage], items, force=force, log=lambda line: None)
-            ledger.write_part(run.dir, stage, number, records)
-        ledger.finish(run.dir, stage, kept)
+    rows = engine.do(run, stage, force)
     obtained.count(run)
-    return ledger.read(run.dir, stage).to_dict("records")
+    return rows
 
 
 if __name__ == "__main__":  # a run of its own, to be killed

@@ -28,8 +28,11 @@ GLOBAL, STEPS, LIMIT = 4, 2, 0.5  # windows of a step, steps, largest gradient n
 
 
 def windows(config, F: int, H: int, W: int) -> Batch:
-    """A global batch with every condition, one short clip and one from its clip's beginning."""
+    """A global batch with every condition, one short clip and one from its clip's beginning; the second half is of clips
+    without a text, so that one of two processes has none.
+    """
     given = support.inputs(config, GLOBAL, F, H, W, start=3)
+    given.conditions.text_mask[GLOBAL // 2 :] = False
     valid = torch.ones(GLOBAL, F, dtype=torch.bool)
     valid[1, F - 2 :] = False
     start = given.start.clone()
