@@ -94,7 +94,7 @@ def test_a_server_that_stays_away_ends_the_run_with_a_sentence_and_costs_nothing
     mortal_server, undisturbed, tiny_videos, tmp_path
 ):
     arguments = run_of(tiny_videos, tmp_path / "run")
-    impatient = {"DUALFORCE_SERVER_PATIENCE_S": "1", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    impatient = {"DUALFORCE_SERVER_PATIENCE_S": "1", "PREFECT_CLIENT_MAX_RETRIES": "1"}
     process = start_and_lose_the_server(mortal_server, arguments, tmp_path / "run", **impatient)
     _, said = process.communicate(timeout=DEADLINE_S)
     mortal_server.start()
