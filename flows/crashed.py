@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 from uuid import UUID
 
-import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -30,6 +29,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
+from dualforce_model.store import born
 from tasks.away import only_shown
 from tasks.launch import passing_on
 
@@ -93,17 +93,10 @@ def _all(page: Callable[[int], list[T]]) -> list[T]:
 
 
 def _me() -> str:
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+    return f"{socket.gethostname()} {os.getpid()} {born(os.getpid())}"
 
 
 def _gone(word: str) -> bool:
     """Whether a process of this machine has ended; False for those of other machines, which we cannot see."""
     host, pid, began = word.split()
-    if host != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(int(pid))
-        # another process may have got the number since
-        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - float(began)) > 1
-    except psutil.NoSuchProcess:
-        return True
+    return host == socket.gethostname() and began != born(int(pid))

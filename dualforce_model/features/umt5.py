@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,15 @@ def embed(captions: Iterable[str], folder: Path, config: Umt5Config, reuse: bool
     return made
 
 
+@contextmanager
+def _read_from(folder: Path) -> Iterator[None]:
+    """What can't be read in the block is a WeightsError that names the folder."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise weights.WeightsError(f"{folder} holds no UMT5 encoder with its tokenizer: {error}") from error
+
+
 class Encoder:
     """UMT5's encoder and its tokenizer from a folder with `text_encoder/` and `tokenizer/`, as Wan publishes them.
 
@@ -91,10 +101,8 @@ class Encoder:
         from transformers import AutoTokenizer
 
         self._folder, self._config = folder, config
-        try:
+        with _read_from(folder):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise weights.WeightsError(f"{folder} holds no UMT5 encoder with its tokenizer: {error}") from error
 
     @cached_property
     def _model(self) -> Any:
@@ -102,11 +110,9 @@ class Encoder:
 
         from dualforce_model.features.networks.device import dtype_of, pick
 
-        folder, dtype = self._folder / "text_encoder", dtype_of(self._config.precision)
-        try:
-            model: Any = UMT5EncoderModel.from_pretrained(folder, dtype=dtype)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise weights.WeightsError(f"{self._folder} holds no UMT5 encoder with its tokenizer: {error}") from error
+        dtype = dtype_of(self._config.precision)
+        with _read_from(self._folder):
+            model: Any = UMT5EncoderModel.from_pretrained(self._folder / "text_encoder", dtype=dtype)
         return model.to(pick()).eval()
 
     def __call__(self, caption: str) -> np.ndarray:

@@ -25,7 +25,7 @@ def publish(path: Path) -> Iterator[Path]:
     The folder is made if missing. The temporary name is unique, so two writers of one artifact can't mix their bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{_born(os.getpid())}-{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{born(os.getpid())}-{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -55,15 +55,17 @@ def sweep(folder: Path, below: bool = True) -> int:
     removed = 0
     for path in folder.rglob(f"{TEMPORARY}*") if below else folder.glob(f"{TEMPORARY}*"):
         pid, _, rest = path.name.removeprefix(TEMPORARY).partition("-")
-        if not pid.isdigit() or rest.partition("-")[0] != _born(int(pid)):
+        if not pid.isdigit() or rest.partition("-")[0] != born(int(pid)):
             path.unlink(missing_ok=True)
             removed += 1
     return removed
 
 
-def _born(pid: int) -> str | None:
-    """When a process began, in clock ticks since the machine did: a number is given again, and this tells whose it is.
-    None of a process that is no more, nor of one that was killed and whose parent has not asked after it yet.
+def born(pid: int) -> str | None:
+    """When a process of this machine began, in clock ticks since the machine did; None when it has ended.
+
+    A number is given again, and this tells whose it is, whatever is done to the clock. One that was killed and whose parent
+    has not asked after it yet (a zombie) has ended.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from chain import ROOT, command
+from waiting import until
 
 from dualforce_model.store import ledger
 from dualforce_model.train import checkpoint, start
@@ -42,15 +42,6 @@ def processes(run_dir: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for(condition, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def folder_of(run_dir: Path, stage: str) -> Path:
     (row,) = ledger.read(run_dir, stage).to_dict("records")
     return run_dir / Path(json.loads(row["facts"])["folder"]).parent
@@ -67,7 +58,7 @@ def test_two_stages_of_which_one_is_killed(run_copy):
         new = [folder for folder in (run_copy / "checkpoints").iterdir() if folder not in before]
         return any(checkpoint.folders(folder) for folder in new)
 
-    assert wait_for(under_way, 120)
+    until(under_way, "the first checkpoint", seconds=120)
     ranks = [child for one in processes(run_copy) for child in (one, *one.children(recursive=True))]
     assert ranks
     for rank in ranks:
@@ -130,9 +121,9 @@ def test_told_to_stop_it_leaves_a_good_checkpoint_and_no_process(run_copy):
         new = [path for path in (run_copy / "checkpoints").iterdir() if path not in before]
         return next((path for path in new if len(read(path / "log.jsonl")) > 3), None)
 
-    assert wait_for(lambda: out() is not None, 120)
+    until(lambda: out() is not None, "the first steps", seconds=120)
     process.send_signal(signal.SIGTERM)
-    assert wait_for(lambda: not processes(run_copy), 30)
+    until(lambda: not processes(run_copy), "the end of the training", seconds=30)
     folder = out()
     last = checkpoint.newest(folder)
     assert checkpoint.damage(last) is None

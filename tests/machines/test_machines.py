@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import fsspec
 import pytest
 from chain import ROOT, SMALL, call, command, differences, free_port, ledgers, run_command
 from s3 import KEYS, Wire
+from waiting import until
 
 from dualforce_model.store import ledger
 
@@ -183,8 +183,8 @@ def running(arguments: list[str], **environment: str):
 
 
 def wait_until(condition, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 300
-    while not condition():
+    def come() -> bool:
         assert process.poll() is None, "the run ended before the moment came"
-        assert time.monotonic() < end, "the moment did not come"
-        time.sleep(0.2)
+        return condition()
+
+    until(come, "the moment", seconds=300, every=0.2)

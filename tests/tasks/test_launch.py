@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 
-import psutil
 import pytest
+from waiting import until
 
+from dualforce_model.store import born
 from tasks.launch import JobFailed, run_job
 
 CHILD = """
@@ -44,7 +44,4 @@ def test_nothing_of_a_job_outlives_the_one_who_follows_it():
     with pytest.raises(KeyboardInterrupt):
         run_job([sys.executable, "-c", CHILD], heard)
     (child,) = pids
-    until = time.monotonic() + 30
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    until(lambda: born(child) is None, "the end of the child", seconds=30)

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from pool_jobs import job
+from waiting import until
 
+from dualforce_model.store import born
 from tasks.pool import Pool, WorkerDied, WorkerHung
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,10 +41,7 @@ def test_workers_killed_while_they_had_nothing_to_do_lose_nothing():
     executor = pool._executor
     for pid in pool.pids():
         os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 60
-    while not executor._broken:  # until its own thread saw it, so that nothing can be handed to it
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: executor._broken, "its own thread to see it, so that nothing can be handed to it")
     assert results(pool, [("ok", n) for n in range(5)]) == {n: n for n in range(5)}
 
 
@@ -72,14 +70,4 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=env)
     pids = [int(p) for p in done.stdout.split()]
     assert len(pids) >= 1
-    end = time.monotonic() + 30
-    while any(_running(p) for p in pids):
-        assert time.monotonic() < end, "a worker outlived its parent"
-        time.sleep(0.05)
-
-
-def _running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
+    until(lambda: not any(born(p) for p in pids), "the end of workers without a parent", seconds=30)
