@@ -26,10 +26,20 @@ def _keep(_context: Any, op: Any, *args: Any, **_: Any) -> CheckpointPolicy:
 
 
 def checkpointed(function: Callable[..., Tensor], kind: Checkpointing, *given: Any) -> Tensor:
-    """`function(*given)`, remembered as `kind` says. Same value and same gradients in all three."""
+    """`function(*given)`, remembered as `kind` says. Same value and, but for roundings under autocast, same gradients."""
     if kind == "none":
         return function(*given)
     if kind == "full":
         return checkpoint(function, *given, use_reentrant=False)
+    if not torch.compiler.is_compiling():
+        function = partial(_casting_anew, function)
     contexts = partial(create_selective_checkpoint_contexts, _keep)
     return checkpoint(function, *given, use_reentrant=False, context_fn=contexts)
+
+
+def _casting_anew(function: Callable[..., Tensor], x: Tensor, *given: Any) -> Tensor:
+    """Under autocast, without the casts that were made outside: backward does not find them, and would miscount."""
+    kind = x.device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, dtype, enabled, cache_enabled=False):
+        return function(x, *given)

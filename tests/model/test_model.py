@@ -288,15 +288,19 @@ def loss_and_gradients(model, given):
     return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("kinds", [("selective",), ("full",), ("none", "full", "selective", "none")])
-def test_checkpointing_changes_no_bit(kinds):
+def test_checkpointing_changes_no_bit(kinds, bf16):
     config = tiny()
     model, given = nudged(config).train(), inputs(config, 2, 3, 4, 4)
-    loss, gradients = loss_and_gradients(model, given)
-    model.set_checkpointing(*kinds)
-    again, same = loss_and_gradients(model, given)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss, gradients = loss_and_gradients(model, given)
+        model.set_checkpointing(*kinds)
+        again, same = loss_and_gradients(model, given)
     assert torch.equal(loss, again)
-    assert all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True))
+    for a, b in zip(gradients, same, strict=True):
+        # under autocast a weight used twice may be cast twice, and its gradients are then not summed in half precision
+        torch.testing.assert_close(a, b, rtol=0.02 if bf16 else 0, atol=0.02 * a.abs().max().item() if bf16 else 0)
 
 
 def test_compiled_blocks_are_the_same_and_compile_once():
