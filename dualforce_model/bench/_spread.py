@@ -83,18 +83,26 @@ class Bench:
             torch.cuda.empty_cache()
 
 
+def say(given: dict[str, Any], what: str) -> None:
+    """Progress, for who waits: minutes go by."""
+    print(f"{time.time() - given['launched']:6.1f} s  {what}", file=sys.stderr, flush=True)
+
+
 def steps(given: dict[str, Any]) -> dict[str, Any]:
     """Short windows of one's own, and long ones: of one's own on one process, shared on several."""
     bench = Bench(given, given["frames"], given["batch"])
+    say(given, f"built: {bench.parallel}")
     found = {"shards": bench.measure(), **surroundings(bench.parallel.device)}
+    say(given, f"{found['shards']}")
     found["parameters"] = sum(p.numel() for p in bench.state.model.parameters())
     found["processes"] = bench.parallel.world
     if bench.parallel.world > 1:
         found["checkpoint"] = checkpointed(bench)
     bench.close()
-    bench = Bench(given, given["long"], 1, sequence=found["processes"])
-    found["long"] = bench.measure()
-    bench.close()
+    if given["long"]:
+        bench = Bench(given, given["long"], 1, sequence=found["processes"])
+        found["long"] = bench.measure()
+        bench.close()
     return found
 
 
@@ -115,6 +123,7 @@ def checkpointed(bench: Bench) -> dict[str, Any]:
         saver.finish()
         found["written_s"].append(round(time.perf_counter() - began, 1))
         saver.close()
+        say(bench.given, f"stood still {found['stall_s'][-1]} s, written {found['written_s'][-1]} s")
         found["ms_per_step_meanwhile"].append(round(median(meanwhile), 1) if meanwhile else None)
     # the folder name differs from step to step; the last one stays for `resumed`
     return found
@@ -126,11 +135,13 @@ def resumed(given: dict[str, Any]) -> dict[str, Any]:
 
     bench = Bench(given, given["frames"], given["batch"])
     built = time.time()
+    say(given, "built")
     parallel = bench.parallel
     found = parallel.gathered(checkpoint.newest(Path(given["folder"])) if parallel.main else None)[0]
     checked = time.time()
     bench.state.load(found, parallel)
     loaded = time.time()
+    say(given, "loaded")
     timed(bench.step, parallel.device, 1, 0)
     parallel.wait()
     return {

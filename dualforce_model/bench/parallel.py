@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=max(2, torch.cuda.device_count()))
     parser.add_argument("--frames", type=int, default=8, help="latents of the windows that each process has of its own")
     parser.add_argument("--batch", type=int, default=2, help="such windows per process")
-    parser.add_argument("--long", type=int, default=33, help="latents of the one window that all processes share")
+    parser.add_argument("--long", type=int, default=33, help="latents of the one window that all share; 0: none")
     parser.add_argument("--pixels", type=int, default=512)
     parser.add_argument("--text", type=int, default=64, help="text tokens")
     parser.add_argument("--steps", type=int, default=10)
@@ -43,23 +43,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         given = {**vars(args), "folder": folder}
         one = launched(given, 1, "steps") if args.baseline else None
         many = launched(given, args.processes, "steps")
-        again = launched(given, args.processes, "resume")
+        again = launched(given, args.processes, "resume") if "checkpoint" in many else {}
     found = {
         **{name: many[name] for name in ("parameters", "processes", "device", "torch", "python")},
         "preset": args.preset,
         "reshard": args.reshard,
-        "all_processes": {name: many[name] for name in ("shards", "long", "checkpoint")},
+        "all_processes": {name: many[name] for name in ("shards", "long", "checkpoint") if name in many},
         **again,
     }
     if one is not None:
-        found["one_process"] = {name: one[name] for name in ("shards", "long")}
+        found["one_process"] = {name: one[name] for name in ("shards", "long") if name in one}
         for name, key in (("speedup_shards", "shards"), ("speedup_shared_window", "long")):
-            found[name] = round(many[key]["tokens_per_s"] / one[key]["tokens_per_s"], 3)
+            if key in one:
+                found[name] = round(many[key]["tokens_per_s"] / one[key]["tokens_per_s"], 3)
     return found
 
 
 def launched(given: dict[str, Any], processes: int, what: str) -> dict[str, Any]:
-    """What `processes` processes measured. Raises RuntimeError with the end of their log when they fail."""
+    """What `processes` processes measured. Raises RuntimeError when they fail."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -73,10 +74,8 @@ def launched(given: dict[str, Any], processes: int, what: str) -> dict[str, Any]
     launch += ["--num_machines", "1", "--num_processes", str(processes), "--main_process_port", str(port)]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dualforce_model.bench._spread"]
     asked = json.dumps({**given, "what": what, "launched": time.time()})
-    done = subprocess.run([*launch, asked], capture_output=True, text=True)
+    done = subprocess.run([*launch, asked], stdout=subprocess.PIPE, text=True)  # progress and trouble go to stderr
     for line in done.stdout.splitlines():
         if line.startswith(MARK) and done.returncode == 0:
             return json.loads(line.removeprefix(MARK))  # type: ignore[no-any-return]
-    raise RuntimeError(
-        f"{processes} process(es), {what}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    )
+    raise RuntimeError(f"{processes} process(es), {what}: exit code {done.returncode}\n{done.stdout[-2000:]}")
