@@ -1,4 +1,4 @@
-"""Pictures on the way: held-out people as they were and as the model draws them now, by the rollout of generation."""
+"""Pictures on the way: people as they were and as the model draws them now, by the rollout of generation."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ class Sampler:
     def __init__(
         self, config: TrainConfig, dataset: Dataset, shape: ModelConfig, out: Path, say: Callable[[str], None] = print
     ):
-        """Of people held out where there are any; a clip that can't be read is named and left out.
+        """Of people held out, then of those in training; a clip that can't be read is named and left out.
 
         Raises MissingWeightsError when the latents' decoder has none.
         """
         self.config, self.card, self.folder = config, dataset.card, out / FOLDER
-        clips = next(group for split in ("val", "test", "train") if (group := dataset.clips[split]))
+        held_out = dataset.clips["val"] or dataset.clips["test"]
+        clips = _spread(held_out, PEOPLE)
+        clips += _spread(dataset.clips["train"], PEOPLE - len(clips))
         reader = WindowReader(dataset.card, max(config.frames, LATENTS), shape.audio_left, shape.audio_lookahead)
-        self.samples: list[Sample] = []
-        for clip in _spread(clips):
+        self.samples: list[tuple[Sample, bool]] = []  # and whether the person is held out
+        for clip in clips:
             try:
-                self.samples.append(reader.read(clip, 0, 0.0))
+                self.samples.append((reader.read(clip, 0, 0.0), clip in held_out))
             except BadInput as error:
                 say(f"clip {clip.clip_id} is left out of the samples: {error}")
         decoder(self.card)  # trouble with it is better met now than after hours
@@ -60,7 +62,10 @@ class Sampler:
         device = next(model.parameters()).device
         was = model.training
         model.eval()
-        rows = [picture_rows(self.card, sample, self._drawn(model, sample, device)) for sample in self.samples]
+        rows = [
+            picture_rows(self.card, sample, self._drawn(model, sample, device), held_out)
+            for sample, held_out in self.samples
+        ]
         model.train(was)
         path = self.folder / f"step-{step:06d}.png"
         from PIL import Image
@@ -101,27 +106,28 @@ def decoded(card: Mapping[str, Any], latents: np.ndarray) -> np.ndarray:
     return np.concatenate([decode(latents[:, j], j) for j in range(latents.shape[1])])
 
 
-def picture_rows(card: Mapping[str, Any], sample: Sample, drawn: np.ndarray) -> np.ndarray:
+def picture_rows(card: Mapping[str, Any], sample: Sample, drawn: np.ndarray, held_out: bool) -> np.ndarray:
     """RGB [2H, (1 + COLUMNS) W, 3] of one person: reference and originals above, generated frames below."""
     length = int(sample["frame_valid"].sum())
     original, generated = decoded(card, sample["video"][:, :length].numpy()), decoded(card, drawn)
     still = decoded(card, sample["reference"][:, None].numpy())[0]
     at = np.linspace(0, len(original) - 1, COLUMNS).round().astype(int)
     above = np.hstack([still, *original[at]])
-    below = np.hstack([_caption(len(still)), *generated[at]])
+    below = np.hstack([_caption(len(still), held_out), *generated[at]])
     return np.vstack([above, below])
 
 
-def _caption(size: int) -> np.ndarray:
+def _caption(size: int, held_out: bool) -> np.ndarray:
     """RGB [size,size,3]: what is what, beside the generated frames."""
     from PIL import Image, ImageDraw
 
     tile = Image.new("RGB", (size, size), "white")
-    ImageDraw.Draw(tile).text((4, 4), "above: reference\nand original\n\nright: generated", "black")
+    person = "held out" if held_out else "in training"
+    ImageDraw.Draw(tile).text((4, 4), f"{person}\n\nabove: reference\nand original\n\nright: generated", "black")
     return np.asarray(tile)
 
 
-def _spread(clips: Sequence[Clip]) -> list[Clip]:
+def _spread(clips: Sequence[Clip], count: int) -> list[Clip]:
     """A few clips from all over the list, which is in the order of names: seldom twice the same person."""
-    at = np.linspace(0, len(clips) - 1, min(PEOPLE, len(clips))).round().astype(int)
+    at = np.linspace(0, len(clips) - 1, min(count, len(clips))).round().astype(int)
     return [clips[n] for n in at]

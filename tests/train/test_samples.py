@@ -30,12 +30,13 @@ def test_a_picture_shows_the_held_out_person_and_what_was_generated(run_folder, 
     with Image.open(sampler.write(model, 3)) as image:
         picture = np.asarray(image)
     assert sampler.write(model, 3) == tmp_path / "samples" / "step-000003.png"
-    assert picture.shape == (2 * SIZE, (1 + COLUMNS) * SIZE, 3)
     (clip,) = dataset.clips["val"]
+    people = 1 + len(dataset.clips["train"])  # the one who is held out comes first
+    assert picture.shape == (2 * SIZE * min(3, people), (1 + COLUMNS) * SIZE, 3)
     original = codec.decode(read_tensors(clip.files["video_latents"])["latents"][:, :8])
     np.testing.assert_array_equal(picture[:SIZE, SIZE : 2 * SIZE], original[0])
     np.testing.assert_array_equal(picture[:SIZE, -SIZE:], original[28])
-    generated = picture[SIZE:, SIZE:].astype(float)
+    generated = picture[SIZE : 2 * SIZE, SIZE:].astype(float)
     # an untrained model that says how a frame differs from the reference gives back something near the reference
     reference = np.tile(picture[:SIZE, :SIZE], (1, COLUMNS, 1)).astype(float)
     assert 0 < np.abs(generated - reference).mean() < 20
@@ -50,6 +51,17 @@ def watched(run_folder, tmp_path_factory):
     )
     train(config, run_folder, out, lambda _: None)
     return out, read(out / "log.jsonl")
+
+
+def test_recorded_steps_are_the_same_steps(watched, run_folder, tmp_path):
+    _, plain = watched
+    config = TrainConfig(steps=5, batch=2, frames=3, norms_every=2, graph=True)
+    train(config, run_folder, tmp_path, lambda _: None)
+    steps = [row for row in plain if "loss" in row]
+    for there, here in zip(steps, read(tmp_path / "log.jsonl"), strict=True):
+        assert {name: here.get(name) for name in ("loss", "grad_norm", "norm_video")} == {
+            name: there.get(name) for name in ("loss", "grad_norm", "norm_video")
+        }
 
 
 def test_samples_and_numbers_of_a_run(watched):
@@ -102,4 +114,5 @@ def test_held_out_files_that_are_broken_end_no_training(run_folder, tmp_path):
     assert train(config, tmp_path / "run", tmp_path / "out", said.append).state == "finished"
     assert any(line.startswith(f"clip {clip.clip_id} is left out of the samples") for line in said)
     assert any(line.startswith("no validation: none of the 1 clips can be read") for line in said)
-    assert not (tmp_path / "out" / "samples").exists()
+    with Image.open(tmp_path / "out" / "samples" / "step-000002.png") as image:
+        assert image.height == 2 * SIZE * len(Dataset.open(run_folder).clips["train"][:2])  # of those in training
