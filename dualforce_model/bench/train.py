@@ -12,7 +12,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from dualforce_model.bench._machine import median, surroundings, timed
-from dualforce_model.diffusion import Batch, CapturedStep, draw, generator_for, terms_of
+from dualforce_model.diffusion import Batch, Draw, Recorded, Terms, draw, generator_for, terms_of
 from dualforce_model.model import Conditions, DualForce, ModelConfig, preset
 from dualforce_model.model.float8 import use_float8
 from dualforce_model.model.flops import forward_flops, step_flops
@@ -99,21 +99,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     generator = generator_for(0, 0, 0, device=device)
     loss = torch.zeros((), device=device)
     began = time.perf_counter()
-    captured = None
-    if device.type == "cuda" and args.launch == "graph":
-        captured = CapturedStep(model, batch, draw(batch, generator))
+    graph = device.type == "cuda" and args.launch == "graph"
+
+    def gradients(given: tuple[Batch, Draw]) -> Terms:
+        with torch.autocast(device.type, torch.bfloat16):
+            terms = terms_of(model, *given)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        return terms
+
+    fill = Recorded(model, gradients) if graph else gradients
 
     def step() -> None:
         nonlocal loss
-        drawn = draw(batch, generator)
-        if captured is not None:
-            loss = captured(batch, drawn).total
-        else:
-            with torch.autocast(device.type, torch.bfloat16):
-                loss = terms_of(model, batch, drawn).total
-            loss.backward()  # type: ignore[no-untyped-call]
+        loss = fill((batch, draw(batch, generator))).total
         optimiser.step()
-        if captured is None:
+        if not graph:
             optimiser.zero_grad(set_to_none=True)
 
     timed(step, device, 1, args.warmup)
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch,
         "checkpointing": args.checkpointing,
         "float8": args.float8,
-        "launch": "kernels" if captured is None else "graph",
+        "launch": "graph" if graph else "kernels",
         "parameters": sum(p.numel() for p in model.parameters()),
         "ms_per_step": round(median(milliseconds), 1),
         "ms_range": [round(min(milliseconds), 1), round(max(milliseconds), 1)],
@@ -146,12 +146,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if device.type == "cuda":
         result["peak_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 1)
+        result["reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / 2**30, 1)  # with a graph's own
     if args.profile:
         result |= profiled(step, device)
     return result
 
 
-def profiled(step: Callable[[], None], device: torch.device, steps: int = 2) -> dict[str, Any]:
+def profiled(step: Callable[[], object], device: torch.device, steps: int = 2) -> dict[str, Any]:
     """Milliseconds of device time per step by part, and the longest kernels."""
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:

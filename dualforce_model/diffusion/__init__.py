@@ -4,7 +4,6 @@ B batch, F latent frames. Clean x, noise n, sigma s in [0,1]: noisy = (1-s) x + 
 """
 
 from dualforce_model.configs.forcing import DropRates, LossWeights, NoiseConfig
-from dualforce_model.diffusion.captured import CapturedStep
 from dualforce_model.diffusion.dropout import drop_conditions
 from dualforce_model.diffusion.few_step import taught
 from dualforce_model.diffusion.lip import LipConfig, LipScorer
@@ -18,12 +17,12 @@ from dualforce_model.diffusion.noise import (
     normal,
     velocity_target,
 )
+from dualforce_model.diffusion.recorded import Recorded
 from dualforce_model.diffusion.sampler import ScheduleConfig, chunk_schedule, frame_schedule, integrate
 from dualforce_model.diffusion.step import Batch, Draw, Targets, draw, draw_each, learned, terms_of, training_terms
 
 __all__ = [
     "Batch",
-    "CapturedStep",
     "Draw",
     "DropRates",
     "Levels",
@@ -31,6 +30,7 @@ __all__ = [
     "LipScorer",
     "LossWeights",
     "NoiseConfig",
+    "Recorded",
     "ScheduleConfig",
     "Targets",
     "Terms",

@@ -102,12 +102,12 @@ def losses(
     return Terms(total, terms, deciles)
 
 
-def gradient_norms(terms: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, float]:
+def gradient_norms(terms: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, Tensor]:
     """Norm of each term's own gradient. One backward pass per term: call it now and then, before `backward`."""
     wanted = [p for p in parameters if p.requires_grad]
     norms = {}
     for name, term in terms.items():
         found = torch.autograd.grad(term, wanted, retain_graph=True, allow_unused=True)
         squares = [g.float().square().sum() for g in found if g is not None]
-        norms[name] = torch.stack(squares).sum().sqrt().item() if squares else 0.0
+        norms[name] = torch.stack(squares).sum().sqrt() if squares else torch.zeros((), device=term.device)
     return norms

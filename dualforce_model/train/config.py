@@ -91,6 +91,8 @@ class TrainConfig:
     # neighbouring processes that share each window (Ulysses); must divide heads, tokens and processes
     sequence: int = 1
     compile: bool = False  # blocks, for a GPU
+    # each step recorded as a CUDA graph and launched by one call: on one GPU and with accumulate 1, elsewhere ignored
+    graph: bool = False
     # what blocks keep for the backward pass: all, what is dear to compute again, or their input alone
     checkpointing: Literal["none", "selective", "full"] = "none"
     on_mismatch: Literal["refuse", "restart", "adopt"] = "refuse"  # checkpoints of other data or config in the way
@@ -174,8 +176,8 @@ class FewStepTraining(TrainConfig):
 # keys that may change between a run and its resumption: they decide no weight
 OPERATIONAL = (
     "checkpoint_every", "keep", "log_every", "validate_every", "validate_windows", "sample_every", "sample_steps",
-    "norms_every", "workers", "accumulate", "sequence", "compile", "checkpointing",
-    "on_mismatch",
+    "norms_every", "workers", "accumulate", "sequence", "compile", "graph",
+    "checkpointing", "on_mismatch",
 )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
+from torch._functorch import config as functorch
 
 from dualforce_model.config import ConfigError
 from dualforce_model.data import Dataset, Sample
-from dualforce_model.diffusion import Terms, decile_means, generator_for, gradient_norms
+from dualforce_model.diffusion import Recorded, Terms, decile_means, generator_for, gradient_norms
 from dualforce_model.errors import BadInput
 from dualforce_model.model.fresh import fresh_weights
 from dualforce_model.train import checkpoint, start
@@ -24,7 +25,7 @@ from dualforce_model.train.batches import loader
 from dualforce_model.train.config import TrainConfig
 from dualforce_model.train.heed import Signals, sole_writer
 from dualforce_model.train.log import Log
-from dualforce_model.train.objective import Objective, model_config
+from dualforce_model.train.objective import Objective, Prepared, model_config
 from dualforce_model.train.optimiser import Ema, adamw, learning_rate
 from dualforce_model.train.parallel import Parallel, averaged, fill
 from dualforce_model.train.samples import Sampler
@@ -94,6 +95,8 @@ class _Run:
         torch.manual_seed(config.seed)
         self.shape = model_config(config, self.dataset.card)
         found = self._to_go_on_from()
+        if config.norms_every:  # each term's own backward pass leaves to the others what it reads
+            functorch.donated_buffer = False  # type: ignore[attr-defined]
         model = parallel.build(self.shape, config.compile)
         model.set_checkpointing(config.checkpointing)
         if found is None:
@@ -109,6 +112,7 @@ class _Run:
         self.wrapped = parallel.wrap(model)
         teacher = start.teacher(config, run_dir, parallel.device) if config.stage == "few_step" else None
         self.objective = Objective(config, self.dataset.card, parallel.device, teacher)
+        self.fill = Recorded(model, self._gradients) if config.graph and self._alone else self._gradients
         self.saver = Saver(out, parallel, config.keep, config.checkpoint_every)
         self.saver.expect(self.state.size(parallel))
         drawn = config.sample_every and parallel.main
@@ -221,18 +225,14 @@ class _Run:
             prepared.append(self.objective.prepare(part, keys))
         counts = parallel.total(sum(p.counts for p in prepared[1:]) + prepared[0].counts) / parallel.data_world
         found: list[Terms] = []
-        norms: dict[str, float] = {}
+        norms: dict[str, Tensor] = {}
         for n, one in enumerate(prepared):
             with parallel.part_of_step(self.wrapped, last=n + 1 == len(prepared)):
-                with parallel.autocast():
-                    terms = self.objective(self.wrapped, one, counts)
-                if self._norms_due():
-                    norms = gradient_norms(terms.terms, state.model.parameters())
-                terms.total.backward()  # type: ignore[no-untyped-call]
-            found.append(Terms(terms.total.detach(), {k: v.detach() for k, v in terms.terms.items()}, terms.deciles))
+                terms, norms = self.fill((one, counts, self._norms_due()))
+            found.append(terms)
         norm = parallel.clip(state.model.parameters(), config.optimiser.clip)
         done = self._together(found, norm, parts, signals)
-        done.norms = norms
+        done.norms = {name: float(value) for name, value in norms.items()}
         done.wrong = self.watch.judge(done.terms["loss"], done.norm)
         if done.wrong:
             self._refuse_step(done, parts)
@@ -242,9 +242,19 @@ class _Run:
             state.optimiser.step()
             state.ema.update(state.model, state.updates)
             state.updates += 1
-        state.optimiser.zero_grad(set_to_none=True)
+        if not isinstance(self.fill, Recorded):  # which fills them anew, in place
+            state.optimiser.zero_grad(set_to_none=True)
         state.step += 1
         return done
+
+    def _gradients(self, given: tuple[Prepared, Tensor, bool]) -> tuple[Terms, dict[str, Tensor]]:
+        """Forward and backward of one piece of a batch; and the norm of each term's own gradient, where wanted."""
+        one, counts, norms_wanted = given
+        with self.parallel.autocast():
+            terms = self.objective(self.wrapped, one, counts)
+        norms = gradient_norms(terms.terms, self.state.model.parameters()) if norms_wanted else {}
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        return Terms(terms.total.detach(), {k: v.detach() for k, v in terms.terms.items()}, terms.deciles), norms
 
     def _together(self, found: list[Terms], norm: Tensor, parts: Sequence[Sample], signals: Signals) -> Done:
         """What all processes found in a step, in one exchange."""
@@ -281,8 +291,12 @@ class _Run:
 
     def _norms_due(self) -> bool:
         every = self.config.norms_every
-        alone = self.parallel.world == 1 and not self.parallel.sharded and self.config.accumulate == 1
-        return bool(every) and alone and (self.state.step + 1) % every == 0
+        return bool(every) and self._alone and (self.state.step + 1) % every == 0
+
+    @property
+    def _alone(self) -> bool:
+        """Whether one process computes the gradient of a step in one piece."""
+        return self.parallel.world == 1 and not self.parallel.sharded and self.config.accumulate == 1
 
     def _after_step(self, log: Log | None) -> None:
         """Validation and pictures, when they are due."""

@@ -30,8 +30,8 @@ from dualforce_model.diffusion import (
     normal,
     velocity_target,
 )
-from dualforce_model.diffusion.captured import mirrored, overwrite
 from dualforce_model.diffusion.losses import masked_mean
+from dualforce_model.diffusion.recorded import Recorded, mirrored, overwrite
 from dualforce_model.model import Conditions
 
 
@@ -206,7 +206,29 @@ def test_gradient_norms_are_each_terms_own():
     assert w.grad is None
 
 
-def test_a_captured_batch_keeps_its_storage_and_refuses_another_shape():
+def test_a_recorded_step_fills_the_gradients_anew_for_every_shape():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+
+    def run(given):
+        loss = model(given["x"]).square().sum() * given["x"].shape[0]
+        loss.backward()
+        return (loss.detach(),)
+
+    recorded = Recorded(model, run)
+    results = {}
+    for n, rows in enumerate((2, 5, 2)):
+        x = torch.randn(rows, 3)
+        (loss,) = results[n] = recorded({"x": x})
+        filled = model.weight.grad.clone()
+        expected = torch.autograd.grad(model(x).square().sum() * rows, model.weight)[0]
+        assert torch.equal(filled, expected)
+        assert loss == model(x).square().sum() * rows
+    assert recorded.count == 2
+    assert results[0][0] != results[2][0]  # results are copies
+
+
+def test_a_recorded_batch_keeps_its_storage_and_refuses_another_shape():
     levels = Levels(torch.rand(2, 3), torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     kept = mirrored(levels)
     address = kept.video.data_ptr()
@@ -217,7 +239,7 @@ def test_a_captured_batch_keeps_its_storage_and_refuses_another_shape():
     assert kept.given.all()
     with pytest.raises(ValueError, match=r"\(2, 3\), got \(2, 4\)"):
         overwrite(kept, Levels(torch.rand(2, 4), torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool)))
-    with pytest.raises(ValueError, match="captured with"):
+    with pytest.raises(ValueError, match="recorded with"):
         overwrite(Conditions(), Conditions(text=torch.zeros(1)))
 
 
