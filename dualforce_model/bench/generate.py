@@ -23,7 +23,7 @@ import torch
 from dualforce_model import config as strict
 from dualforce_model.bench._generate import check, launches, limits
 from dualforce_model.bench._machine import surroundings
-from dualforce_model.bench.train import nudge
+from dualforce_model.bench.train import nudge, profiled
 from dualforce_model.bench.verify import sharpen
 from dualforce_model.features import FEATURES, audio_features, struct_latents, wan_vae
 from dualforce_model.generate.config import GenerateConfig
@@ -49,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=201, help="frames of video to time, 25 per second")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU")
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--profile", action="store_true", help="device time of a pass by part, and the longest kernels")
     parser.add_argument("--check", action="store_true", help="check the fast path instead of timing it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if device.type == "cpu" and not fast:
             face = torch.zeros(1, talker.model.config.latent_channels, talker.cells, talker.cells)
             made |= {"operations one by one": launches(talker.lend(config, face, [0]))}
-        return made | measured(talker, config, args.frames)
+        made |= measured(talker, config, args.frames)
+        return made | (pass_profile(talker, config) if args.profile else {})
 
 
 def talker_of(args: argparse.Namespace, device: torch.device, precision: Any, compiled: bool) -> Talker:
@@ -162,6 +164,20 @@ def _stream(talker: Talker, config: GenerateConfig, face: np.ndarray, voice: np.
         "frame_p95_ms": round(each[min(len(each) - 1, round(0.95 * len(each)))], 3),
         "real_time": bool(spent) and (len(arrivals) - 1) / spent >= FPS,
     }
+
+
+def pass_profile(talker: Talker, config: GenerateConfig) -> dict[str, Any]:
+    """Where one pass of a full window spends its time on the device."""
+    face = torch.zeros(1, talker.model.config.latent_channels, talker.cells, talker.cells, device=talker.device)
+    rollout = talker.lend(config, face, [0])
+    audio, valid = rollout.cache.audio[:1].clone(), torch.ones_like(rollout.cache.audio_valid[:1])
+    for _ in range(rollout.cache.window):
+        rollout.draw(audio, valid)
+    rollout.begin(audio, valid)
+    given = rollout.noise()
+    result = profiled(lambda: rollout.passes.velocity(*given, rollout.context, rollout.context), talker.device, 5)
+    talker.take_back(rollout)
+    return result
 
 
 def _stages(talker: Talker, config: GenerateConfig, face: np.ndarray, voice: np.ndarray) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""From latents to pictures beside the drawing: each stream's decoder in a thread of its own, on a GPU in its own queue."""
+"""From latents to pictures beside the drawing: in another thread, on a GPU in its own queue."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,15 +22,26 @@ class Painted(NamedTuple):
     beside: np.ndarray | None
 
 
+@lru_cache
+def at_device(device: torch.device) -> ThreadPoolExecutor:
+    """The one thread that decodes on a GPU, whose queue is one, too.
+
+    For good: cuDNN forgets with a thread which of its kernels were fastest, and would try them all for every clip.
+    """
+    return ThreadPoolExecutor(1, f"painter {device}")
+
+
 class Painter:
     """One clip's decoder, which remembers what went before (`features.wan_vae`) or does not need to (`features.codec`).
 
     Latents must come in order. Pictures are decoded while the next latent is drawn, and do not depend on it.
+    `shared`: a thread that others use, too; otherwise the clip has its own.
     """
 
-    def __init__(self, decode: Decode, device: torch.device):
+    def __init__(self, decode: Decode, device: torch.device, shared: ThreadPoolExecutor | None = None):
         self._decode = decode
-        self._thread = ThreadPoolExecutor(1, "painter")
+        self._thread, self._own = shared or ThreadPoolExecutor(1, "painter"), shared is None
+        self._begun: deque[Future[Painted]] = deque()
         self._queue: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def start(self, latent: Tensor, index: int, beside: Tensor | None = None) -> Future[Painted]:
@@ -37,11 +50,17 @@ class Painter:
         if self._queue is not None:
             ready = torch.cuda.Event()
             ready.record()
-        return self._thread.submit(_painted, self._decode, self._queue, ready, latent, index, beside)
+        while self._begun and self._begun[0].done():
+            self._begun.popleft()
+        job = self._thread.submit(_painted, self._decode, self._queue, ready, latent, index, beside)
+        self._begun.append(job)
+        return job
 
     def close(self) -> None:
-        """Drop what was not begun, and end the thread."""
-        self._thread.shutdown(cancel_futures=True)
+        """Drop what was not begun, and wait for what was."""
+        wait([job for job in self._begun if not job.cancel()])
+        if self._own:
+            self._thread.shutdown()
 
 
 def _painted(decode: Decode, queue: Any, ready: Any, latent: Tensor, index: int, beside: Tensor | None) -> Painted:

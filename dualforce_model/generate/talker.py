@@ -22,9 +22,10 @@ from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.guidance import Branches
 from dualforce_model.generate.motion import Motion, slots_of
-from dualforce_model.generate.painter import Painter
+from dualforce_model.generate.painter import Painter, at_device
 from dualforce_model.generate.rollout import Rollout
 from dualforce_model.model import DualForce, ModelConfig
+from dualforce_model.model.beside import Stream
 from dualforce_model.model.files import WeightsError, from_pretrained, read_config
 from dualforce_model.timeline import AUDIO_RATE, SAMPLE_RATE
 from dualforce_model.train.checkpoint import read_json, resolve
@@ -173,7 +174,8 @@ class Talker:
         """A fresh decoder."""
         config = self._sees
         if config.backend == "wan_vae":
-            return Painter(wan_vae.painter(config.wan_vae), self.device)
+            shared = at_device(self.device) if self.device.type == "cuda" else None
+            return Painter(wan_vae.painter(config.wan_vae), self.device, shared)
         return Painter(lambda latent, index: codec.decode_block(latent, still=index == 0), self.device)
 
     def standardised(self, audio: np.ndarray) -> np.ndarray:
@@ -229,6 +231,16 @@ class Talker:
         while len(kept) < rollouts:
             window = config.window or self.frames
             kept.append(Rollout(self.model, config, window, self.sigma_s_max, nobody, (0,) * speakers))
+        if self.device.type == "cuda":
+            self._warm_up(nobody[0])
+
+    def _warm_up(self, latent: Tensor) -> None:
+        """See and paint once, a first latent and a later one: what is compiled and tuned there is kept."""
+        self.look(np.zeros((self.size, self.size, 3), np.uint8))
+        painter = self.painter()
+        for index in range(2):
+            painter.start(latent, index).result()
+        painter.close()
 
     def _words(self, config: GenerateConfig, text: np.ndarray | None) -> Tensor | None:
         _check_text(config, text, self.model.config.text_dim)
@@ -270,6 +282,8 @@ def ready(model: DualForce, precision: Precision, compiled: bool) -> None:
         for part, state in zip(levels, kept, strict=True):
             part.float().load_state_dict(state)
     model.requires_grad_(False)
+    if (device := model.video.embed.weight.device).type == "cuda":
+        model.beside = Stream(device)
     if compiled:
         model.compile_steps()
 

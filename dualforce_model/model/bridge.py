@@ -101,14 +101,19 @@ class Bridge(nn.Module):
         self, video: Tensor, struct: Tensor, clock: Clock, video_sight: Sight, struct_sight: Sight
     ) -> tuple[Tensor, Tensor]:
         """New states of video [B,F,N,V] and struct [B,F,4,S]; `video_sight` is what the video tower sees of struct."""
-        new_video, new_struct = video, struct
-        if self.to_video is not None:
-            time = clock.video_in_video, clock.struct_in_video
-            new_video = video + self.to_video(video, struct, *time, video_sight)
-        if self.to_struct is not None:
-            time = clock.struct_in_struct, clock.video_in_struct
-            new_struct = struct + self.to_struct(struct, video, *time, struct_sight)
-        return new_video, new_struct
+        return self.for_video(video, struct, clock, video_sight), self.for_struct(video, struct, clock, struct_sight)
+
+    def for_video(self, video: Tensor, struct: Tensor, clock: Clock, sight: Sight) -> Tensor:
+        """The new state of video, from the old ones."""
+        if self.to_video is None:
+            return video
+        return video + self.to_video(video, struct, clock.video_in_video, clock.struct_in_video, sight)
+
+    def for_struct(self, video: Tensor, struct: Tensor, clock: Clock, sight: Sight) -> Tensor:
+        """The new state of struct, from the old ones."""
+        if self.to_struct is None:
+            return struct
+        return struct + self.to_struct(struct, video, clock.struct_in_struct, clock.video_in_struct, sight)
 
     def reference(self, video: Tensor) -> KeyValue | None:
         """Keys and values of the reference picture's state [B,N,V] before this layer, for the struct tower."""

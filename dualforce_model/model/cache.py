@@ -40,9 +40,9 @@ class RingView(NamedTuple):
 
     def with_current(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put the chunk's k and v [B,C,M,H,d] into its slots; gives all visible keys and values."""
-        return self.k.index_copy_(1, self.slot, k.to(self.k.dtype)), self.v.index_copy_(
-            1, self.slot, v.to(self.v.dtype)
-        )
+        put(self.k, self.slot, k)
+        put(self.v, self.slot, v)
+        return self.k, self.v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Queries q [B,C,M,H,d] of the chunk, with its own k and v stored, see the ring: the same shape.
@@ -59,6 +59,22 @@ class RingView(NamedTuple):
             keys, values = (x.index_select(1, seen).flatten(1, 2) for x in (k, v))
             frames.append(dense_attention(q[:, frame], keys, values))
         return torch.stack(frames, 1)
+
+
+def put(ring: Tensor, slot: Tensor, new: Tensor) -> None:
+    """Write new [B,C,M,H,d] into slots [C] of a ring [B,G,M,H,d], eight bytes at a time where they fit.
+
+    A copy by index takes its time per number: a frame of half-precision keys 8 us on an H200, where 3 MB need 1.
+    """
+    new = new.to(ring.dtype)
+    if _in_eights(ring) and _in_eights(new):
+        ring, new = ring.view(torch.int64), new.view(torch.int64)
+    ring.index_copy_(1, slot, new)
+
+
+def _in_eights(x: Tensor) -> bool:
+    n = 8 // x.element_size()
+    return x.stride(-1) == 1 and not any(part % n for part in (x.shape[-1], x.storage_offset(), *x.stride()[:-1]))
 
 
 class Ring:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dualforce_model.configs.shape import ModelConfig
+from dualforce_model.model.beside import Beside
 from dualforce_model.model.block import Heard, KeyValue, Places, Source, Still
 from dualforce_model.model.bridge import Bridge, Clock, Sight
 from dualforce_model.model.cache import RingView
@@ -62,6 +63,8 @@ class Passage:
 
 class Duo(nn.Module):
     """Both towers and their bridge, as trained. `DualForce` adds the frame-by-frame half."""
+
+    beside: Beside = Beside()  # where the struct tower runs
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -184,22 +187,34 @@ class Duo(nn.Module):
         """Both towers, block by block: x [B,F,N,D] and s [B,F,M,D]; bridged where the configuration says."""
         reached, still, heard = 0, passage.still, passage.video_heard
         given = passage.video_modulation, passage.video_places
+        self.beside.fork(s)
         for i, block in enumerate(self.video.layers()):
             if str(i) in self.bridges:
                 assert s is not None
                 assert passage.sights is not None
-                s, reached = self.run_struct(s, passage, reached, self.config.struct_layer(i))
+                with self.beside:
+                    s, reached = self.run_struct(s, passage, reached, self.config.struct_layer(i))
                 bridge, (to_video, to_struct) = cast("Bridge", self.bridges[str(i)]), passage.sights[i]
                 if still is not None:
                     to_struct = to_struct._replace(sink=bridge.reference(still.x))
-                x, s = bridge(x, s, passage.clock, to_video, to_struct)
+                if isinstance(heard, Source):
+                    x, s = bridge(x, s, passage.clock, to_video, to_struct)
+                else:
+                    assert passage.clock is not None
+                    self.beside.join(s)
+                    self.beside.fork(x)
+                    with self.beside:
+                        told = bridge.for_struct(x, s, passage.clock, to_struct)
+                    x, s = bridge.for_video(x, s, passage.clock, to_video), told
             if isinstance(heard, Source):
                 x, still = block.window(x, *given, heard, still, i + 1 == len(self.video.blocks), None)
             else:
                 x = block(x, *given, heard[i], past=passage.video_past[i])
         if s is not None:
             assert self.struct is not None
-            s, _ = self.run_struct(s, passage, reached, len(self.struct.blocks))
+            with self.beside:
+                s, _ = self.run_struct(s, passage, reached, len(self.struct.blocks))
+            self.beside.join(s)
         return x, s
 
     def run_struct(self, s: Tensor, passage: Passage, first: int, last: int) -> tuple[Tensor, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +112,30 @@ def test_block_dct_paints_what_it_decodes_whole():
         np.concatenate([job.result().pictures for job in jobs]), codec.decode(given.swapaxes(0, 1))
     )
     painter.close()
+
+
+def test_painters_that_share_a_thread_drop_their_own_work_alone():
+    begun, go_on = threading.Event(), threading.Event()
+
+    def decode(latent, index):
+        begun.set()
+        assert go_on.wait(30)
+        return np.zeros((1, 1, 1, 3), np.uint8)
+
+    thread, cpu = ThreadPoolExecutor(1), torch.device("cpu")
+    one, other = (Painter(decode, cpu, thread) for _ in range(2))
+    jobs = [painter.start(torch.zeros(1), 0) for painter in (one, other, one)]
+    assert begun.wait(30)
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    go_on.set()
+    closing.join(30)
+    assert jobs[1].result(30).pictures.shape == (1, 1, 1, 3)  # still painted, by a thread that goes on
+    assert not closing.is_alive()
+    assert jobs[0].done()
+    other.close()
+    thread.submit(int).result(30)
+    thread.shutdown()
 
 
 def test_wan_paints_what_it_decodes_whole(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from dualforce_model.model import Conditions, without
+from dualforce_model.model.beside import Beside
+from dualforce_model.model.cache import put
 from tests.model.support import CASES, inputs, nudged, odd, tiny
 
 names = [case[0] for case in CASES]
@@ -130,6 +132,47 @@ def test_committed_frames_enter_at_the_context_level():
         last = model.denoise_frame(cache, video, struct, given.sigma_video[:, 2:], given.sigma_struct[:, 2:])
     torch.testing.assert_close(last.video, whole.video[:, :, 2:], atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(last.struct, whole.struct[:, 2:], atol=2e-5, rtol=1e-5)
+
+
+class Watched(Beside):
+    """Says whether what is launched now runs beside."""
+
+    within = False
+
+    def __enter__(self):
+        assert not self.within
+        self.within = True
+
+    def __exit__(self, *_):
+        self.within = False
+
+
+def test_the_struct_tower_alone_runs_beside():
+    config = tiny()
+    model, given = nudged(config), inputs(config, 2, 3, 4, 4)
+    with torch.no_grad():
+        expected = rollout(model, given, window=2)
+        model.beside, seen = Watched(), []
+        parts = [(True, block) for block in model.struct.blocks] + [(False, block) for block in model.video.blocks]
+        for bridge in model.bridges.values():
+            parts += [(True, bridge.to_struct), (False, bridge.to_video)]
+        for beside, part in parts:
+            part.register_forward_pre_hook(lambda *_, beside=beside: seen.append(model.beside.within is beside))
+        found = rollout(model, given, window=2)
+    assert len(seen) == 6 * len(parts)  # three frames, each twice
+    assert all(seen)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("width", "skip"), [(8, 0), (10, 0), (8, 1)])  # eight bytes fit, do not, stand askew
+def test_frames_are_put_into_their_slots(dtype, width, skip):
+    ring = torch.zeros(2, 5, 3, 2, width, dtype=dtype)
+    new = torch.randn(2, 2, 3, 2, width + skip, dtype=dtype)[..., skip:]
+    put(ring[:, :4], torch.tensor([3, 1]), new)
+    expected = torch.zeros_like(ring)
+    expected[:, 3], expected[:, 1] = new[:, 0], new[:, 1]
+    assert torch.equal(ring, expected)
 
 
 def test_addresses_stay_for_a_captured_graph():
