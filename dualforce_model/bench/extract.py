@@ -151,12 +151,20 @@ def _hubert(args: argparse.Namespace, device: torch.device, _root: Path) -> dict
 
 
 def _liveportrait(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+    from dualforce_model.features.networks.liveportrait import SIZE
+
+    _random_liveportrait(root)
+    return _pictures("liveportrait", liveportrait.network(args.precision), SIZE, args, device)
+
+
+def _random_liveportrait(root: Path) -> None:
+    """Weights in the place of the published ones, unless they are there."""
     from dualforce_model.features.networks import liveportrait as networks
 
     path = root / liveportrait.WEIGHTS / networks.FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(networks.MotionExtractor().state_dict(), path)
-    return _pictures("liveportrait", liveportrait.network(args.precision), networks.SIZE, args, device)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(networks.MotionExtractor().state_dict(), path)
 
 
 def _emoca(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
@@ -192,6 +200,7 @@ def _whole(args: argparse.Namespace, device: torch.device, root: Path) -> dict[s
     clips = synthetic_clips(root / "clips", args.clips, args.frames, args.size)
     precision: Any = "float32" if args.precision == "float32" else "bfloat16"
     _vae(args, device, root)
+    _random_liveportrait(root)
     ways = {
         "wan": lambda some: wan_vae.extract_many(
             some, wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision), min(4, args.readers)
