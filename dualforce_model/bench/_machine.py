@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 
 
 def device_name(device: torch.device) -> str:
@@ -19,6 +20,12 @@ def device_name(device: torch.device) -> str:
 def surroundings(device: torch.device) -> dict[str, Any]:
     """Device, versions and precision settings, for the record."""
     return {"device": device_name(device), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def compiler_cache() -> dict[str, int]:
+    """How often this process found its compiled code in the compiler's cache on disk, missed it, or could not use it."""
+    words = [f"fxgraph_cache_{word}" for word in ("hit", "miss", "bypass")]
+    return {word: int(counters["inductor"][word]) for word in words if counters["inductor"][word]}
 
 
 def timed(work: Callable[[], Any], device: torch.device, repeats: int, warmup: int) -> list[float]:

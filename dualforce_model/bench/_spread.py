@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dualforce_model.bench._machine import median, surroundings, timed
+from dualforce_model.bench._machine import compiler_cache, median, surroundings, timed
 from dualforce_model.bench.train import random_batch
 from dualforce_model.diffusion import draw, generator_for, terms_of
 from dualforce_model.model import preset
@@ -61,11 +61,15 @@ class Bench:
     def measure(self) -> dict[str, Any]:
         """Milliseconds per step and tokens per second of all processes together."""
         device, parallel = self.parallel.device, self.parallel
+        first = timed(self.step, device, 1, 0)
+        say(self.given, f"first step {first[0] / 1e3:.1f} s, compiler's cache: {compiler_cache()}")
         spent = timed(self.step, device, self.given["steps"], self.given["warmup"])
         milliseconds = median(spent)
         found = {
             "frames": self.frames,
             "windows": self.batch * parallel.data_world,
+            "first_step_s": round(first[0] / 1e3, 1),
+            "compiler_cache": compiler_cache(),
             "ms_per_step": round(milliseconds, 1),
             "ms_range": [round(min(spent), 1), round(max(spent), 1)],
             "tokens_per_s": round(1e3 * self.tokens * self.frames * self.batch * parallel.data_world / milliseconds, 1),
@@ -92,12 +96,15 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     """Short windows of one's own, and long ones: of one's own on one process, shared on several."""
     bench = Bench(given, given["frames"], given["batch"])
     say(given, f"built: {bench.parallel}")
+    saver = Saver(Path(given["folder"]), bench.parallel, keep=1, every=1)
+    if bench.parallel.world > 1:
+        saver.expect(bench.state.size(bench.parallel))  # at the start, as training does
     found = {"shards": bench.measure(), **surroundings(bench.parallel.device)}
     say(given, f"{found['shards']}")
     found["parameters"] = sum(p.numel() for p in bench.state.model.parameters())
     found["processes"] = bench.parallel.world
     if bench.parallel.world > 1:
-        found["checkpoint"] = checkpointed(bench)
+        found["checkpoint"] = checkpointed(bench, saver)
     bench.close()
     if given["long"]:
         bench = Bench(given, given["long"], 1, sequence=found["processes"])
@@ -106,12 +113,10 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def checkpointed(bench: Bench) -> dict[str, Any]:
+def checkpointed(bench: Bench, saver: Saver) -> dict[str, Any]:
     """Two checkpoints while steps go on: how long training stood still, and how long the writing took."""
     parallel, state, device = bench.parallel, bench.state, bench.parallel.device
     config = TrainConfig(preset=bench.given["preset"])
-    saver = Saver(Path(bench.given["folder"]), parallel, keep=1, every=1)
-    saver.expect(state.size(parallel))
     found: dict[str, Any] = {"stall_s": [], "written_s": [], "ms_per_step_meanwhile": []}
     for _ in range(2):
         began = time.perf_counter()
@@ -151,6 +156,7 @@ def resumed(given: dict[str, Any]) -> dict[str, Any]:
             "checking digests": round(checked - built, 1),
             "reading": round(loaded - checked, 1),
             "first step": round(time.time() - loaded, 1),
+            "compiler's cache": compiler_cache(),
         },
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from dualforce_model.bench._machine import median, surroundings, timed
+from dualforce_model.bench._machine import compiler_cache, median, surroundings, timed
 from dualforce_model.diffusion import Batch, Draw, Recorded, Terms, draw, generator_for, terms_of
 from dualforce_model.model import Conditions, DualForce, ModelConfig, preset
 from dualforce_model.model.float8 import use_float8
@@ -140,6 +140,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for part, flops in forward_flops(config, args.frames, args.batch, tokens, args.text).items()
         },
         "warmup_s": round(warm, 1),
+        "compiler_cache": compiler_cache(),
         "recompilations_after_warmup": counters["stats"]["unique_graphs"] - graphs,
         "loss": round(loss.item(), 4),
         **surroundings(device),
