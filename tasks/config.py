@@ -55,13 +55,14 @@ class RunnerConfig:
     workers: int = 0  # processes on each machine; 0 = one per core
     shard_size: int = 256  # items per Prefect task run
     train_processes: int = 1  # ranks of the training job on this machine: one per GPU
-    gpus: tuple[int, ...] = ()  # which GPUs training may use; none named: all that are there
+    gpus: tuple[int, ...] = ()  # which GPUs training and extraction may use; none named: all that are there
+    per_gpu: int = 1  # extracting processes that share a GPU; each holds its networks there
     accelerate: Path | None = None  # launch settings instead, see infra/accelerate
     clip_timeout_s: float = 3600.0  # one item may take this long; then its worker is stopped and the item failed
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.shard_size < 1:
-            raise ConfigError("workers must be >= 0 and shard_size >= 1")
+        if self.workers < 0 or min(self.shard_size, self.per_gpu) < 1:
+            raise ConfigError("workers must be >= 0, shard_size and per_gpu >= 1")
         if self.address and self.kind == "threads":
             raise ConfigError("address is of a cluster; set kind to dask or ray with it")
         if "@" in self.store:

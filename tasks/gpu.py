@@ -11,23 +11,13 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
-from dualforce_model.features import FEATURES
-from tasks.config import TRAININGS, RunConfig
+from tasks.config import RunConfig
+from tasks.devices import slots
 from tasks.run import RunError
 
 LIMIT = "gpu"
 logger = logging.getLogger("dualforce.gpu")
 LEASE_S = 120.0  # a killed holder's slots are free after it; a server that is away for less than it frees none
-
-
-def slots(config: RunConfig, stage: str) -> int:
-    """How many GPUs a shard of the stage may use at a time; 0 when it never uses one."""
-    if stage in TRAININGS:
-        return config.runner.train_processes
-    if stage == "text":
-        return int(config.text.backend == "umt5")
-    feature = FEATURES.get(stage)
-    return int(stage == "generate" or (feature is not None and getattr(config, stage).backend in feature.published))
 
 
 @contextmanager

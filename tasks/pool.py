@@ -24,10 +24,13 @@ class WorkerHung(Exception):
 
 
 class Pool:
-    """A fixed number of spawned processes. Threads of one process may share a pool."""
+    """A fixed number of spawned processes. Threads of one process may share a pool.
 
-    def __init__(self, processes: int):
-        self.processes = processes
+    gpus: names as in CUDA_VISIBLE_DEVICES; each process sees one of them, in turn. Without any, what this one sees.
+    """
+
+    def __init__(self, processes: int, gpus: Sequence[str] = ()):
+        self.processes, self.gpus = processes, tuple(gpus)
         self._lock = threading.Lock()
         self._executor: ProcessPoolExecutor | None = None
 
@@ -81,7 +84,7 @@ class Pool:
             feed(self.processes - len(pending))
 
     def _alone(self, function: Callable[[Any], R], item: Any, timeout: float) -> R | Exception:
-        with _executor(1) as executor:
+        with _executor(1, self.gpus) as executor:
             try:
                 _warm(executor, function)
                 return executor.submit(function, item).result(timeout)
@@ -97,7 +100,7 @@ class Pool:
         with self._lock:
             if self._executor is not None:
                 return self._executor
-            executor = self._executor = _executor(self.processes)
+            executor = self._executor = _executor(self.processes, self.gpus)
         with contextlib.suppress(BrokenProcessPool, RuntimeError):  # the first item will say so
             _warm(executor, function)
         return executor
@@ -119,21 +122,22 @@ class Pool:
             executor.shutdown(cancel_futures=True)
 
 
-_pools: dict[int, Pool] = {}
+_pools: dict[tuple[int, tuple[str, ...]], Pool] = {}
 _pools_lock = threading.Lock()
 
 
-def shared(processes: int) -> Pool:
+def shared(processes: int, gpus: tuple[str, ...] = ()) -> Pool:
     """The pool of this process with that many workers; lives as long as the process, so stages don't start anew."""
     with _pools_lock:
-        return _pools.setdefault(processes, Pool(processes))
+        return _pools.setdefault((processes, gpus), Pool(processes, gpus))
 
 
-def _executor(processes: int) -> ProcessPoolExecutor:
+def _executor(processes: int, gpus: tuple[str, ...]) -> ProcessPoolExecutor:
     # a Dask worker is daemonic, and such may have no children lest they outlive it; ours leave with their parent
     multiprocessing.current_process().daemon = False
     # spawn, never fork: the parent holds threads and locks of Prefect, gRPC and BLAS
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, spawn, _begin_worker, (gpus, spawn.Value("l", 0)))
 
 
 def _warm(executor: ProcessPoolExecutor, function: Callable[[Any], Any]) -> None:
@@ -152,7 +156,11 @@ def _kill(executor: ProcessPoolExecutor) -> None:
     executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _begin_worker() -> None:
+def _begin_worker(gpus: tuple[str, ...], begun: Any) -> None:
+    if gpus:
+        with begun.get_lock():
+            turn, begun.value = begun.value, begun.value + 1
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn % len(gpus)]
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # one core per worker; libraries would each take all of them
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

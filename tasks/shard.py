@@ -25,6 +25,7 @@ import pyarrow as pa
 from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.store import digest_file, ledger
 from dualforce_model.store.remote import NotInStore, Remote, Stored, StoreError
+from tasks import devices
 from tasks.pool import WorkerDied, WorkerHung, shared
 from tasks.run import NO_WRITING, Run, unwritable
 from tasks.stage import Item, Row, Stage
@@ -132,7 +133,7 @@ def process(
     if stage.spread is not None:
         results = stage.spread(run, function, [items[i] for i in todo])
     elif stage.in_workers:
-        pool = shared(run.config.runner.processes)
+        pool = shared(*devices.workers(run.config, stage.name))
         results = pool.map(function, [items[i] for i in todo], run.config.runner.clip_timeout_s)
     else:
         results = ((n, function(items[i])) for n, i in enumerate(todo))

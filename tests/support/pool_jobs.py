@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+from waiting import until
+
 
 def job(item):
     kind, value = item
@@ -19,4 +21,9 @@ def job(item):
     if kind == "die once" and not Path(value).exists():
         Path(value).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "gpu":  # each process takes one item, because it waits until all are taken
+        folder, processes = value
+        (Path(folder) / str(os.getpid())).touch()
+        until(lambda: len(list(Path(folder).iterdir())) == processes, "all processes to have an item")
+        return os.environ["CUDA_VISIBLE_DEVICES"]
     return value

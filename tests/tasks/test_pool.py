@@ -4,12 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pool_jobs import job
 from waiting import until
 
+from dualforce_model import config as strict
 from dualforce_model.store import born
+from tasks import devices
+from tasks.config import RunConfig
 from tasks.pool import Pool, WorkerDied, WorkerHung
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +59,30 @@ def test_an_error_belongs_to_its_item():
     out = results(Pool(1), [("raise", "broken"), ("ok", 1)])
     assert isinstance(out[0], ValueError)
     assert out[1] == 1
+
+
+def test_processes_are_dealt_out_to_the_gpus(tmp_path):
+    found = results(Pool(4, ("2", "5")), [("gpu", (str(tmp_path), 4))] * 4)
+    assert sorted(found.values()) == ["2", "2", "5", "5"]
+
+
+def test_networks_get_a_process_per_gpu_and_all_else_one_per_core(monkeypatch):
+    config = strict.build(
+        RunConfig,
+        {
+            "runner": {"workers": 8, "gpus": [2, 5]},
+            "video_latents": {"backend": "wan_vae"},
+            "flame": {"backend": "emoca"},
+        },
+    )
+    assert devices.workers(config, "video_latents") == devices.workers(config, "flame") == (2, ("2", "5"))
+    assert devices.workers(config, "face_crop") == devices.workers(config, "struct_latents") == (8, ())
+    shared = replace(config, runner=replace(config.runner, per_gpu=3))
+    assert devices.workers(shared, "flame") == (6, ("2", "5"))
+    assert devices.workers(replace(config, runner=replace(shared.runner, workers=1)), "flame")[0] == 1
+    monkeypatch.setenv("DUALFORCE_DEVICE", "cpu")
+    free = replace(config, runner=replace(config.runner, gpus=()))
+    assert devices.workers(free, "flame") == (8, ())
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path):
