@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dualforce_model.features.captions import Caption, read_captions
 from dualforce_model.store import identity, ledger
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage, upstream
+from tasks.watch import tell
 
 FOLDER = "features/text"
 NAMED = 10  # lines that a message lists
@@ -65,7 +67,8 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     """
     clips, strange = item.payload["clips"], item.payload["strange"]
     wanted = [clip["texts"][0] for clip in clips if len(clip["texts"]) == 1 and clip["texts"][0]]
-    made = umt5.embed(wanted, run_dir / FOLDER, item.payload["config"], reuse)
+    progress = partial(tell, "text", 0)
+    made = umt5.embed(wanted, run_dir / FOLDER, item.payload["config"], reuse, progress)
     rows = [_row(clip["texts"], made, clip["key"]) for clip in clips]
     if strange:
         # by their numbers alone: a line may name somebody who was taken out of the run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,10 +44,17 @@ def name_of(caption: str) -> str:
     return f"{digest_bytes(caption.encode())[:32]}.safetensors"
 
 
-def embed(captions: Iterable[str], folder: Path, config: Umt5Config, reuse: bool = True) -> Embedded:
+def embed(
+    captions: Iterable[str],
+    folder: Path,
+    config: Umt5Config,
+    reuse: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Embedded:
     """Files with `text` [S,D] float16, a caption's S real tokens; with `reuse` only those not yet in `folder` are computed.
 
-    Refused (caption_too_long) are captions of more than `config.tokens` tokens. Raises MissingWeightsError, WeightsError.
+    `progress` hears how many distinct captions are done, of how many. Refused (caption_too_long) are captions of more than
+    `config.tokens` tokens. Raises MissingWeightsError, WeightsError.
     """
     distinct = sorted(set(captions))
     made = Embedded({caption: folder / name_of(caption) for caption in distinct}, {})
@@ -61,7 +68,8 @@ def embed(captions: Iterable[str], folder: Path, config: Umt5Config, reuse: bool
     if not wanted:
         return made
     encoder = Encoder(weights.locate(WEIGHTS), config)
-    for caption in wanted:
+    for number, caption in enumerate(wanted, len(distinct) - len(wanted)):
+        progress(number, len(distinct))
         try:
             text = encoder(caption)
         except BadInput as verdict:

@@ -20,7 +20,7 @@ from dualforce_model.features.captions import TextConfig
 from dualforce_model.features.umt5 import Umt5Config
 from dualforce_model.store import ledger, read_tensors
 from flows.pipeline import ORDER, chosen
-from tasks import forget, gpu, status
+from tasks import forget, gpu, status, watch
 from tasks.config import STAGES, RunConfig
 from tasks.run import Run, RunError, create
 from tasks.synthetic import make
@@ -122,6 +122,15 @@ def test_a_rerun_reuses_everything_and_a_changed_caption_is_embedded_alone(run, 
     assert all(path.stat().st_mtime_ns == at for path, at in files.items())
     engine.do(captioned(run, lines), "text", force=True)
     assert sorted(embedded[3:]) == sorted((TALKS, SMILES))
+
+
+def test_its_progress_counts_captions_and_not_the_one_item(run):
+    one, two, three, *_ = names(run)
+    told = []
+    engine.do(captioned(run, [(one, TALKS)]), "text")
+    with watch.heard_by(lambda *progress: told.append(progress)):
+        engine.do(captioned(run, [(one, TALKS), (two, SMILES), (three, SMILES)]), "text")
+    assert ("text", 0, 1, 2) in told  # the first was there, the other is embedded now
 
 
 def test_a_source_lends_its_caption_to_its_clips_by_name_or_id(run):
