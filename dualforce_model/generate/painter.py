@@ -24,7 +24,7 @@ class Painted(NamedTuple):
 
 @lru_cache
 def at_device(device: torch.device) -> ThreadPoolExecutor:
-    """The one thread that decodes on a GPU, whose queue is one, too.
+    """The one thread that encodes and decodes on a GPU, which does one thing at a time anyway.
 
     For good: cuDNN forgets with a thread which of its kernels were fastest, and would try them all for every clip.
     """

@@ -195,8 +195,12 @@ class Talker:
         """The reference latent [1,16,h,w] of a cropped picture uint8 [size,size,3]. Raises BadInput wrong_picture."""
         _check_picture(picture, self.size)
         config = self._sees
-        wan = config.backend == "wan_vae"
-        latent = wan_vae.encode_still(picture, config.wan_vae) if wan else codec.encode_still(picture)
+        if config.backend != "wan_vae":
+            latent = codec.encode_still(picture)
+        elif self.device.type == "cuda":
+            latent = at_device(self.device).submit(wan_vae.encode_still, picture, config.wan_vae).result()
+        else:
+            latent = wan_vae.encode_still(picture, config.wan_vae)
         return torch.from_numpy(latent.astype(np.float32))[None].to(self.device)
 
     def lend(
