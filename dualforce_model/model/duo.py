@@ -197,11 +197,12 @@ class Duo(nn.Module):
                 bridge, (to_video, to_struct) = cast("Bridge", self.bridges[str(i)]), passage.sights[i]
                 if still is not None:
                     to_struct = to_struct._replace(sink=bridge.reference(still.x))
+                self.beside.join(s)
                 if isinstance(heard, Source):
                     x, s = bridge(x, s, passage.clock, to_video, to_struct)
+                    self.beside.fork(s)
                 else:
                     assert passage.clock is not None
-                    self.beside.join(s)
                     self.beside.fork(x)
                     with self.beside:
                         told = bridge.for_struct(x, s, passage.clock, to_struct)
