@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualforce_model.bench.__main__ import main, subcommands
+from dualforce_model.model import float8
 from dualforce_model.model.attention import Sink, frame_by_frame_attention, thin_attention
 from dualforce_model.model.duo import frames_seen
 from dualforce_model.model.float8 import use_float8
@@ -70,6 +71,21 @@ def test_arithmetic_grows_as_it_should():
     assert all(b > 2 * a for a, b in itertools.pairwise(work[1:]))
     attention = [forward_flops(config, F, 1, 64, 8)["video attention"] for F in (4, 8)]
     assert attention[1] / attention[0] == (36 + 8) / (10 + 4)
+
+
+@pytest.mark.parametrize("kind", [float8.VALUE, float8.GRADIENT])
+def test_8_bit_values_are_there_both_ways_round(kind):
+    x = torch.randn(32, 48, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    rows, turned, unit = float8.cast(x, kind)
+    assert torch.equal(turned.float(), rows.float().t())
+    assert turned.is_contiguous()
+    assert rows.float().abs().max() == torch.finfo(kind).max  # the whole range is used
+    bits = {float8.VALUE: 3, float8.GRADIENT: 2}[kind]
+    large = x.abs() > 0.01  # smaller ones have fewer bits
+    torch.testing.assert_close((rows.float() * unit)[large], x.float()[large], rtol=2.0 ** -(bits + 1), atol=0)
+    nothing, _, unit = float8.cast(torch.zeros(16, 16), kind)
+    assert not nothing.float().any()
+    assert unit > 0
 
 
 def test_8_bit_layers_are_near_and_keep_their_weights():
