@@ -56,13 +56,13 @@ class RunnerConfig:
     shard_size: int = 256  # items per Prefect task run
     train_processes: int = 1  # ranks of the training job on this machine: one per GPU
     gpus: tuple[int, ...] = ()  # which GPUs training and extraction may use; none named: all that are there
-    per_gpu: int = 1  # extracting processes that share a GPU; each holds its networks there
+    per_gpu: int = 0  # extracting processes that share a GPU; 0: as many as suit the network
     accelerate: Path | None = None  # launch settings instead, see infra/accelerate
     clip_timeout_s: float = 3600.0  # one item may take this long; then its worker is stopped and the item failed
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or min(self.shard_size, self.per_gpu) < 1:
-            raise ConfigError("workers must be >= 0, shard_size and per_gpu >= 1")
+        if min(self.workers, self.per_gpu) < 0 or self.shard_size < 1:
+            raise ConfigError("workers and per_gpu must be >= 0 and shard_size >= 1")
         if self.address and self.kind == "threads":
             raise ConfigError("address is of a cluster; set kind to dask or ray with it")
         if "@" in self.store:

@@ -39,9 +39,10 @@ def present(config: RunConfig) -> tuple[str, ...]:
 def workers(config: RunConfig, stage: str) -> tuple[int, tuple[str, ...]]:
     """Processes for the stage's items, and the GPUs that they are dealt out to, one to each.
 
-    A network with its intermediate results takes gigabytes: one process per core would not fit beside each other.
+    A network with its intermediate results takes gigabytes: as many as there are cores would not fit beside each other.
     """
     gpus = present(config) if extracts(config, stage) else ()
     if not gpus:
         return config.runner.processes, ()
-    return min(config.runner.processes, config.runner.per_gpu * len(gpus)), gpus
+    per_gpu = config.runner.per_gpu or FEATURES[stage].published[getattr(config, stage).backend].per_gpu
+    return min(config.runner.processes, per_gpu * len(gpus)), gpus

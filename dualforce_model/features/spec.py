@@ -38,10 +38,15 @@ class Summed:
 
 @dataclass(frozen=True)
 class Published:
-    """A backend with published weights: its own version, and the name of the set of weights."""
+    """A backend with published weights: its own version, and the name of the set of weights.
+
+    per_gpu: processes that may share a GPU of 24 GB. Small networks wait for their pictures to be decoded, each process on
+    a core of its own; large ones fill a GPU and its memory alone.
+    """
 
     version: str
     weights: str
+    per_gpu: int = 4
 
 
 @dataclass(frozen=True)

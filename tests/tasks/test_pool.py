@@ -66,7 +66,7 @@ def test_processes_are_dealt_out_to_the_gpus(tmp_path):
     assert sorted(found.values()) == ["2", "2", "5", "5"]
 
 
-def test_networks_get_a_process_per_gpu_and_all_else_one_per_core(monkeypatch):
+def test_networks_get_a_few_processes_per_gpu_and_all_else_one_per_core(monkeypatch):
     config = strict.build(
         RunConfig,
         {
@@ -75,7 +75,8 @@ def test_networks_get_a_process_per_gpu_and_all_else_one_per_core(monkeypatch):
             "flame": {"backend": "emoca"},
         },
     )
-    assert devices.workers(config, "video_latents") == devices.workers(config, "flame") == (2, ("2", "5"))
+    assert devices.workers(config, "video_latents") == (2, ("2", "5"))  # large: alone on its GPU
+    assert devices.workers(config, "flame") == (8, ("2", "5"))
     assert devices.workers(config, "face_crop") == devices.workers(config, "struct_latents") == (8, ())
     shared = replace(config, runner=replace(config.runner, per_gpu=3))
     assert devices.workers(shared, "flame") == (6, ("2", "5"))
