@@ -74,6 +74,8 @@ class DualForce(Duo):
         for tower in towers:
             tower.noise.compile(**options)
             tower.head.compile(**options)
+            for block in tower.layers():
+                block.listen = torch.compile(block.listen, **options)  # type: ignore[method-assign]
 
     def new_cache(
         self,
