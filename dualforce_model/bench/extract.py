@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             began = time.perf_counter()
             out |= _PARTS[part](args, device, Path(folder))
             out[f"{part}_bench_s"] = round(time.perf_counter() - began, 1)
-            print(json.dumps({k: v for k, v in out.items() if k.startswith(part)}), flush=True)
+            print(json.dumps({k: v for k, v in out.items() if k.startswith(part)}), file=sys.stderr, flush=True)
     for name, goal in GOALS.items():
         if name in out:
             limit = RATE / FLOPS[name]

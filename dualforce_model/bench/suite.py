@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for entry, code, seconds, text in together([(e, small[e.name]) for e in chosen], args.out, until, gpus, None):
         try:
-            result = json.loads(text[text.index("{\n") :])
+            result = json.loads(text)
         except ValueError:
             result = None
         found[entry.name] = {"exit_code": code, "seconds": round(seconds, 1), "result": result}
