@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from dualforce_model.features import FEATURES
+from dualforce_model.features import FEATURES, Published
+from dualforce_model.train.devices import named
 from tasks.config import TRAININGS, RunConfig
 
 
@@ -14,13 +15,13 @@ def slots(config: RunConfig, stage: str) -> int:
         return config.runner.train_processes
     if stage == "text":
         return int(config.text.backend == "umt5")
-    return int(stage == "generate" or extracts(config, stage))
+    return int(stage == "generate" or network(config, stage) is not None)
 
 
-def extracts(config: RunConfig, stage: str) -> bool:
-    """Whether the stage runs a published network in the worker processes."""
+def network(config: RunConfig, stage: str) -> Published | None:
+    """The published network that the stage runs in the worker processes, if it runs one."""
     feature = FEATURES.get(stage)
-    return feature is not None and getattr(config, stage).backend in feature.published
+    return None if feature is None else feature.published.get(getattr(config, stage).backend)
 
 
 def present(config: RunConfig) -> tuple[str, ...]:
@@ -31,9 +32,8 @@ def present(config: RunConfig) -> tuple[str, ...]:
         return ()
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(n) for n in range(torch.cuda.device_count())] if named is None else named.split(",")
-    return tuple(names[: torch.cuda.device_count()])
+    count = torch.cuda.device_count()
+    return tuple((named() or [str(n) for n in range(count)])[:count])
 
 
 def workers(config: RunConfig, stage: str) -> tuple[int, tuple[str, ...]]:
@@ -41,8 +41,8 @@ def workers(config: RunConfig, stage: str) -> tuple[int, tuple[str, ...]]:
 
     A network with its intermediate results takes gigabytes: as many as there are cores would not fit beside each other.
     """
-    gpus = present(config) if extracts(config, stage) else ()
-    if not gpus:
+    runs = network(config, stage)
+    gpus = present(config) if runs else ()
+    if not runs or not gpus:
         return config.runner.processes, ()
-    per_gpu = config.runner.per_gpu or FEATURES[stage].published[getattr(config, stage).backend].per_gpu
-    return min(config.runner.processes, per_gpu * len(gpus)), gpus
+    return min(config.runner.processes, (config.runner.per_gpu or runs.per_gpu) * len(gpus)), gpus

@@ -96,14 +96,15 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     """Short windows of one's own, and long ones: of one's own on one process, shared on several."""
     bench = Bench(given, given["frames"], given["batch"])
     say(given, f"built: {bench.parallel}")
-    saver = Saver(Path(given["folder"]), bench.parallel, keep=1, every=1)
+    saver = None
     if bench.parallel.world > 1:
+        saver = Saver(Path(given["folder"]), bench.parallel, keep=1, every=1)
         saver.expect(bench.state.size(bench.parallel))  # at the start, as training does
     found = {"shards": bench.measure(), **surroundings(bench.parallel.device)}
     say(given, f"{found['shards']}")
     found["parameters"] = sum(p.numel() for p in bench.state.model.parameters())
     found["processes"] = bench.parallel.world
-    if bench.parallel.world > 1:
+    if saver is not None:
         found["checkpoint"] = checkpointed(bench, saver)
     bench.close()
     if given["long"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,9 +176,13 @@ class Talker:
         """A fresh decoder."""
         config = self._sees
         if config.backend == "wan_vae":
-            shared = at_device(self.device) if self.device.type == "cuda" else None
-            return Painter(wan_vae.painter(config.wan_vae), self.device, shared)
+            return Painter(wan_vae.painter(config.wan_vae), self.device, self._coders)
         return Painter(lambda latent, index: codec.decode_block(latent, still=index == 0), self.device)
+
+    @property
+    def _coders(self) -> ThreadPoolExecutor | None:
+        """The thread in which the Wan VAE runs on a GPU; None where whoever calls computes by itself."""
+        return at_device(self.device) if self.device.type == "cuda" else None
 
     def standardised(self, audio: np.ndarray) -> np.ndarray:
         """Audio features [n,A] as the model reads them."""
@@ -197,10 +203,9 @@ class Talker:
         config = self._sees
         if config.backend != "wan_vae":
             latent = codec.encode_still(picture)
-        elif self.device.type == "cuda":
-            latent = at_device(self.device).submit(wan_vae.encode_still, picture, config.wan_vae).result()
         else:
-            latent = wan_vae.encode_still(picture, config.wan_vae)
+            encode = partial(wan_vae.encode_still, picture, config.wan_vae)
+            latent = self._coders.submit(encode).result() if self._coders else encode()
         return torch.from_numpy(latent.astype(np.float32))[None].to(self.device)
 
     def lend(

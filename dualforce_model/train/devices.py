@@ -19,6 +19,12 @@ from dualforce_model.errors import BadInput
 WAIT_S = 60.0  # longer than a process that is told to go may take for its last checkpoint
 
 
+def named() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names; none when it says nothing."""
+    names = (name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
+    return [name for name in names if name not in ("", "-1")]
+
+
 def mine() -> str | None:
     """Name of this process's GPU: its UUID, or what CUDA_VISIBLE_DEVICES calls it; None on a machine without."""
     import torch
@@ -26,8 +32,8 @@ def mine() -> str | None:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_properties(rank % torch.cuda.device_count()).uuid)
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip() not in ("", "-1")]
-    return named[rank % len(named)].strip() if named else None
+    names = named()
+    return names[rank % len(names)] if names else None
 
 
 @contextmanager
