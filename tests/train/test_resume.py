@@ -83,6 +83,11 @@ def interrupt(arguments: list[str], step: int, sign: int) -> tuple[int, str]:
     return process.wait(), output
 
 
+def ending(code: int, output: str) -> str:
+    """What is worth reading of a run that ended otherwise than it should."""
+    return f"exit code {code} after: …{output[-2000:]}"
+
+
 def without_timing(out: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in TIMING} for row in read(out / "log.jsonl")]
 
@@ -98,7 +103,7 @@ def whole_runs(run_folder, tmp_path_factory) -> dict[int, Path]:
     for processes in (1, 2):
         outs[processes] = tmp_path_factory.mktemp(f"whole{processes}")
         code, output = run(command(run_folder, outs[processes], processes))
-        assert code == 0, output
+        assert code == 0, ending(code, output)
         assert f"{processes} process(es)" in output
     return outs
 
@@ -113,9 +118,9 @@ def same(out: Path, expected: Path) -> None:
 def test_killed_in_the_middle_of_a_checkpoint(run_folder, whole_runs, tmp_path):
     # a checkpoint is written right after the line of its step, so a kill at that line hits the writing
     code, output = interrupt(command(run_folder, tmp_path, 1), 36, signal.SIGKILL)
-    assert code == -signal.SIGKILL, output
+    assert code == -signal.SIGKILL, ending(code, output)
     code, output = run(command(run_folder, tmp_path, 1))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     assert "going on from" in output
     same(tmp_path, whole_runs[1])
 
@@ -124,26 +129,26 @@ def test_two_that_share_the_model_killed_at_three_random_places_and_told_to_stop
     places = random.Random(2)
     for step in (places.randrange(1, 12), 24, places.randrange(26, 35)):
         code, output = interrupt(command(run_folder, tmp_path, 2), step, signal.SIGKILL)
-        assert code == -signal.SIGKILL, output
+        assert code == -signal.SIGKILL, ending(code, output)
     code, output = interrupt(command(run_folder, tmp_path, 2), places.randrange(38, 57), signal.SIGTERM)
-    assert code == 75, output
+    assert code == 75, ending(code, output)
     stopped_at = checkpoint.step_of(checkpoint.newest(tmp_path))
     assert 38 <= stopped_at < STEPS
     assert output.count(f"stopped at step {stopped_at}") == 2  # both at the same
     code, output = run(command(run_folder, tmp_path, 2))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     assert f"going on from {tmp_path / checkpoint.name_of(stopped_at)}" in output
     same(tmp_path, whole_runs[2])
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(run_folder, whole_runs, tmp_path):
     code, output = interrupt(command(run_folder, tmp_path, 1), 6, signal.SIGTERM)
-    assert code == 75, output
+    assert code == 75, ending(code, output)
     stopped_at = checkpoint.newest(tmp_path)
     assert f"stopped at step {checkpoint.step_of(stopped_at)}" in output
     assert 6 <= checkpoint.step_of(stopped_at) < STEPS
     code, output = run(command(run_folder, tmp_path, 1))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     same(tmp_path, whole_runs[1])
 
 
@@ -159,13 +164,13 @@ def test_a_supervised_run_stops_when_its_supervisor_is_gone(run_folder, tmp_path
 def test_a_run_that_is_finished_has_nothing_to_do(run_folder, whole_runs, tmp_path):
     shutil.copytree(whole_runs[1], tmp_path / "out", symlinks=True)
     code, output = run(command(run_folder, tmp_path / "out", 1))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     same(tmp_path / "out", whole_runs[1])
 
 
 def test_loader_processes_change_nothing(run_folder, whole_runs, tmp_path):
     code, output = run(command(run_folder, tmp_path, 1, workers=2))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     assert without_timing(tmp_path) == without_timing(whole_runs[1])
     assert contents(tmp_path / "latest" / "ema") == contents(whole_runs[1] / "latest" / "ema")
 
@@ -179,7 +184,7 @@ def test_loader_processes_end_with_their_training(run_folder, tmp_path, sign, co
         if line.startswith('{"step": 3,'):
             family = psutil.Process(process.pid).children(recursive=True)
             process.kill() if sign == signal.SIGKILL else os.killpg(process.pid, sign)
-    assert process.wait() == code, output
+    assert process.wait() == code, ending(process.returncode, output)
     assert len(family) >= 2
     until(lambda: not any(member.is_running() for member in family), "the end of the loader's processes")
     if sign == signal.SIGTERM:
@@ -218,7 +223,7 @@ def test_a_run_goes_on_with_another_number_of_processes(run_folder, whole_runs, 
     shutil.copytree(whole_runs[before], out, symlinks=True)
     shutil.rmtree(out / checkpoint.name_of(STEPS))
     code, output = run(command(run_folder, out, after, **how))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     assert f"going on from {out / checkpoint.name_of(48)}" in output
     agree(steps_of(out)[48:], steps_of(whole_runs[before])[48:])
     ends = [from_pretrained(folder / "latest" / "ema").state_dict() for folder in (out, whole_runs[before])]
@@ -272,10 +277,10 @@ def test_another_runs_checkpoint_is_refused_adopted_or_replaced(run_folder, whol
     assert code == 2
     assert "belongs to another run: seed was 0 and is 7; steps was 60 and is 62" in output
     code, output = run(command(run_folder, out, 1, seed=7, steps=62, on_mismatch="adopt"))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     assert [row["step"] for row in read(out / "log.jsonl") if "loss" in row] == list(range(1, 63))
     code, output = run(command(run_folder, out, 1, steps=2, on_mismatch="restart"))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     assert [f.name for f in checkpoint.folders(out)] == ["step-000002"]
     assert len(read(out / "log.jsonl")) == 2
 
@@ -303,6 +308,6 @@ def test_a_corrupt_clip_is_named_once_and_counted(run_folder, tmp_path):
     broken = next((tmp_path / "run" / "features" / "audio_features").glob("good_hdtf_may*"))
     broken.write_bytes(broken.read_bytes()[:5000])
     code, output = run(command(tmp_path / "run", tmp_path / "out", 1, steps=8, validate_every=0))
-    assert code == 0, output
+    assert code == 0, ending(code, output)
     assert output.count(f"clip {broken.stem} is skipped in training") == 1
     assert sum(row["skipped"] for row in read(tmp_path / "out" / "log.jsonl")) > 5
