@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the preset")
     parser.add_argument("--processes", type=int, default=max(2, torch.cuda.device_count()))
     parser.add_argument("--frames", type=int, default=8, help="latents of the windows that each process has of its own")
-    parser.add_argument("--batch", type=int, default=2, help="such windows per process")
+    parser.add_argument("--batch", type=int, default=4, help="such windows per process (mova_lite.yaml on 8: 4)")
     parser.add_argument("--long", type=int, default=33, help="latents of the one window that all share; 0: none")
     parser.add_argument("--pixels", type=int, default=512)
     parser.add_argument("--text", type=int, default=64, help="text tokens")
