@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Beside:
-    """Where nothing runs beside: on a CPU, and in training, whose autograd has one order of launches."""
+    """Where nothing runs beside: on a CPU, and in training, where only `bench train --beside` tries the other."""
 
     def fork(self, *given: Tensor | None) -> None:
         """What is launched within `with` from now on comes after all that was launched so far, and reads `given`."""
