@@ -7,9 +7,12 @@ with a checkpoint to go on from. `accelerate launch` answers 1 for all of these,
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from dualforce_model import config as strict
 from dualforce_model.config import ConfigError
@@ -67,5 +70,18 @@ def _say(message: str) -> None:
         print(message, flush=True)
 
 
+def leave(code: int) -> NoReturn:
+    """End this process with `code`, once nothing is left to be written.
+
+    Without taking the interpreter down first: the threads of gloo and of others live on until the process ends, and where
+    one of them lets go of a tensor meanwhile, a finished training ends by SIGABRT (pytorch pull request 179291).
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from argparse import Namespace
 
 from accelerate.commands import launch
@@ -19,7 +18,7 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from dualforce_model.train.__main__ import STOPPED
+from dualforce_model.train.__main__ import STOPPED, leave
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,4 +47,4 @@ def _code(code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

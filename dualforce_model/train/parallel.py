@@ -159,11 +159,7 @@ class Parallel:
         self.accelerator.wait_for_everyone()
 
     def leave(self) -> None:
-        """The last thing that all processes do together: nobody has anything to say to the others any more.
-
-        A process that ends without it now and then ends by SIGABRT, its work done: gloo's threads may still hold tensors
-        of its last exchange, and let go of them when there is no interpreter left (pytorch pull request 179291).
-        """
+        """Give the communicators back: no process has anything to say to the others any more. All must call."""
         if dist.is_initialized():
             dist.destroy_process_group()
 

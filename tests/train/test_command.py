@@ -1,4 +1,7 @@
-"""The command line in front of training: what is wrong is said before anything starts."""
+"""The command line in front of training: what is wrong is said before anything starts; how a process ends."""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +35,24 @@ def test_a_config_file_that_is_none_is_an_error(tmp_path, capsys):
     (tmp_path / "train.yaml").write_text("steps: [")
     assert main(["--config", str(tmp_path / "train.yaml"), "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "not valid YAML" in capsys.readouterr().err
+
+
+LATE = """
+import atexit, os, sys
+from dualforce_model.train.__main__ import leave
+
+class Late:
+    def __del__(self, abort=os.abort):
+        abort()
+
+late = Late()  # lives until the interpreter is taken down
+atexit.register(print, "closed")
+print("done")
+leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_what_happens_after_the_work_does_not_change_the_exit_code(code):
+    ended = subprocess.run([sys.executable, "-c", LATE, str(code)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (code, ["done", "closed"])
