@@ -19,6 +19,7 @@ from dualforce_model.diffusion import draw, generator_for, terms_of
 from dualforce_model.model import preset
 from dualforce_model.model.fresh import fresh_weights
 from dualforce_model.timeline import SPATIAL
+from dualforce_model.train.__main__ import leave
 from dualforce_model.train.config import OptimiserConfig, TrainConfig
 from dualforce_model.train.optimiser import Ema, adamw
 from dualforce_model.train.parallel import Parallel, fill
@@ -178,3 +179,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

@@ -89,7 +89,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder of NAME.json (results) and NAME.log")
     parser.add_argument("--rehearse", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
-        "--at-once", type=int, default=6, help="rehearsals at a time; each holds up to 60 GiB for a moment"
+        "--at-once",
+        type=int,
+        default=6,
+        help="rehearsals at a time; one holds 60 GiB for a moment, `parallel` some 100 (reckoned)",
     )
     parser.add_argument("--list", action="store_true", help="print the commands and do nothing")
     parser.add_argument("--small", action="store_true", help="tiny sizes: a try of the suite itself")

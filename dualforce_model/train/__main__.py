@@ -73,8 +73,9 @@ def _say(message: str) -> None:
 def leave(code: int) -> NoReturn:
     """End this process with `code`, once nothing is left to be written.
 
-    Without taking the interpreter down first: the threads of gloo and of others live on until the process ends, and where
-    one of them lets go of a tensor meanwhile, a finished training ends by SIGABRT (pytorch pull request 179291).
+    Without taking the interpreter down first: the threads of gloo and of others live on until the process ends (FSDP2 holds
+    on to its groups, destroyed or not), and where one of them lets go of a tensor meanwhile, a finished training ends by
+    SIGABRT (pytorch pull request 179291).
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

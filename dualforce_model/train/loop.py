@@ -29,7 +29,7 @@ from dualforce_model.train.objective import Objective, Prepared, model_config
 from dualforce_model.train.optimiser import Ema, adamw, learning_rate
 from dualforce_model.train.parallel import Parallel, averaged, fill
 from dualforce_model.train.samples import Sampler
-from dualforce_model.train.saver import SaveError, Saver
+from dualforce_model.train.saver import Saver
 from dualforce_model.train.state import TrainState, count, objections, refuse, written_by_this_code
 from dualforce_model.train.throughput import Throughput, text_tokens
 from dualforce_model.train.validate import validation_terms
@@ -84,13 +84,7 @@ def train(
         if parallel.main:
             checkpoint.clean(out)
         parallel.wait()  # nobody looks for a checkpoint while another run may still write one
-        try:
-            outcome = _Run(config, run_dir, out, parallel, say if parallel.main else _silent).go(signals)
-        except (DivergedError, SaveError):  # on all processes alike; of other errors the others may not know
-            parallel.leave()
-            raise
-        parallel.leave()
-        return outcome
+        return _Run(config, run_dir, out, parallel, say if parallel.main else _silent).go(signals)
 
 
 class _Run:

@@ -158,11 +158,6 @@ class Parallel:
         """Until all processes are here."""
         self.accelerator.wait_for_everyone()
 
-    def leave(self) -> None:
-        """Give the communicators back: no process has anything to say to the others any more. All must call."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
 
 # -- weights that may be spread --------------------------------------------------------------------------------------
 
