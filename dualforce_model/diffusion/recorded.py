@@ -60,18 +60,14 @@ class Recorded(Generic[T, R]):
 
         if not self._parameters[0].is_cuda:
             return _Step(given, step)
-        side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):  # compiled and tuned here
+
+        def rehearse() -> None:
+            for _ in range(3):
                 self._forget()
                 step()
             self._forget()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # shapes take turns, so they share memory; thread_local: others load data and write checkpoints meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = step()
+
+        graph, result = graph_of(step, rehearse, self._pool)  # shapes take turns, so they share memory
         self._pool = self._pool or graph.pool()
 
         def replay() -> R:
@@ -85,6 +81,23 @@ class Recorded(Generic[T, R]):
         if not self._steps:
             for parameter in self._parameters:
                 parameter.grad = None
+
+
+def graph_of(run: Callable[[], R], rehearse: Callable[[], None], pool: Any) -> tuple[Any, R]:
+    """`run` as a CUDA graph in the memory of `pool` (None: its own), and the result that each replay writes into.
+
+    `rehearse` goes first, in a queue of its own: what is compiled, tuned and reserved there is not recorded.
+    """
+    side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        rehearse()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # thread_local: other threads load data, write checkpoints and decode meanwhile
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = run()
+    return graph, result
 
 
 def mirrored(value: T) -> T:

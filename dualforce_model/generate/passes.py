@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dualforce_model.diffusion.recorded import graph_of
 from dualforce_model.generate.guidance import Branches
 from dualforce_model.model import Cache, DualForce
 from dualforce_model.timeline import STRIDE
@@ -85,14 +86,11 @@ class Passes:
 
     def _recorded(self, function: Callable[[], None]) -> Callable[[], object]:
         """`function` as a CUDA graph. It runs a few times first, so that it is compiled, tuned and has its memory."""
-        side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+
+        def rehearse() -> None:
             for _ in range(2):
                 function()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread may be decoding meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            function()
-        return graph.replay
+
+        graph, _ = graph_of(function, rehearse, self._pool)
+        replay: Callable[[], object] = graph.replay
+        return replay
