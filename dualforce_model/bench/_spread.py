@@ -93,24 +93,28 @@ def say(given: dict[str, Any], what: str) -> None:
     print(f"{time.time() - given['launched']:6.1f} s  {what}", file=sys.stderr, flush=True)
 
 
+def kinds(given: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
+    """Frames, windows per process and processes per window: short windows of one's own, and a long one that all share."""
+    every = {"shards": (given["frames"], given["batch"], 1), "long": (given["long"], 1, given["processes"])}
+    return {name: kind for name, kind in every.items() if kind[0]}
+
+
 def steps(given: dict[str, Any]) -> dict[str, Any]:
-    """Short windows of one's own, and long ones: of one's own on one process, shared on several."""
-    bench = Bench(given, given["frames"], given["batch"])
-    say(given, f"built: {bench.parallel}")
-    saver = None
-    if bench.parallel.world > 1:
-        saver = Saver(Path(given["folder"]), bench.parallel, keep=1, every=1)
-        saver.expect(bench.state.size(bench.parallel))  # at the start, as training does
-    found = {"shards": bench.measure(), **surroundings(bench.parallel.device)}
-    say(given, f"{found['shards']}")
-    found["parameters"] = sum(p.numel() for p in bench.state.model.parameters())
-    found["processes"] = bench.parallel.world
-    if saver is not None:
-        found["checkpoint"] = checkpointed(bench, saver)
-    bench.close()
-    if given["long"]:
-        bench = Bench(given, given["long"], 1, sequence=found["processes"])
-        found["long"] = bench.measure()
+    """Each kind of window, and with the first the checkpoints."""
+    found: dict[str, Any] = {}
+    for name, kind in kinds(given).items():
+        bench, saver = Bench(given, *kind), None
+        say(given, f"built: {bench.parallel}")
+        if bench.parallel.world > 1 and not found:
+            saver = Saver(Path(given["folder"]), bench.parallel, keep=1, every=1)
+            saver.expect(bench.state.size(bench.parallel))  # at the start, as training does
+        found[name] = bench.measure()
+        say(given, f"{name}: {found[name]}")
+        found |= surroundings(bench.parallel.device)
+        found["parameters"] = sum(p.numel() for p in bench.state.model.parameters())
+        found["processes"] = bench.parallel.world
+        if saver is not None:
+            found["checkpoint"] = checkpointed(bench, saver)
         bench.close()
     return found
 
@@ -140,7 +144,7 @@ def resumed(given: dict[str, Any]) -> dict[str, Any]:
     """Seconds from the launch of new processes to the end of the first step after the last checkpoint."""
     from dualforce_model.train import checkpoint
 
-    bench = Bench(given, given["frames"], given["batch"])
+    bench = Bench(given, *next(iter(kinds(given).values())))
     built = time.time()
     say(given, "built")
     parallel = bench.parallel
@@ -151,6 +155,7 @@ def resumed(given: dict[str, Any]) -> dict[str, Any]:
     say(given, "loaded")
     timed(bench.step, parallel.device, 1, 0)
     parallel.wait()
+    say(given, "first step done")
     return {
         "resume_s": round(time.time() - given["launched"], 1),
         "of_which": {

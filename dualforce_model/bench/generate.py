@@ -48,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", default="block_dct", choices=("block_dct", "wan_vae"))
     parser.add_argument("--frames", type=int, default=201, help="frames of video to time, 25 per second")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU")
+    parser.add_argument("--threads", type=int, default=GenerateConfig.threads, help="of the processor")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--profile", action="store_true", help="device time of a pass by part, and the longest kernels")
     parser.add_argument("--check", action="store_true", help="check the fast path instead of timing it")
@@ -66,8 +67,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         guidance_audio=args.guidance_audio,
         guidance_reference=args.guidance_reference,
         window=args.window,
-        threads=torch.get_num_threads(),
+        threads=args.threads,
     )
+    torch.set_num_threads(config.threads)  # as `dualforce generate` does
     with tempfile.TemporaryDirectory(prefix="dualforce-bench-") as folder, _random_vae(args.decoder, Path(folder)):
         made = surroundings(device) | {"preset": args.preset, "precision": precision, "compiled": fast}
         if args.check:

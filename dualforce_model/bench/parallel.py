@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="mova_lite")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the preset")
     parser.add_argument("--processes", type=int, default=max(2, torch.cuda.device_count()))
-    parser.add_argument("--frames", type=int, default=8, help="latents of the windows that each process has of its own")
+    parser.add_argument("--frames", type=int, default=8, help="latents of a process's own windows; 0: none")
     parser.add_argument("--batch", type=int, default=4, help="such windows per process (mova_lite.yaml on 8: 4)")
     parser.add_argument("--long", type=int, default=33, help="latents of the one window that all share; 0: none")
     parser.add_argument("--pixels", type=int, default=512)
@@ -73,7 +73,7 @@ def launched(given: dict[str, Any], processes: int, what: str) -> dict[str, Any]
     ]
     launch += ["--num_machines", "1", "--num_processes", str(processes), "--main_process_port", str(port)]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dualforce_model.bench._spread"]
-    asked = json.dumps({**given, "what": what, "launched": time.time()})
+    asked = json.dumps({**given, "what": what, "processes": processes, "launched": time.time()})
     done = subprocess.run([*launch, asked], stdout=subprocess.PIPE, text=True)  # progress and trouble go to stderr
     for line in done.stdout.splitlines():
         if line.startswith(MARK) and done.returncode == 0:

@@ -7,6 +7,8 @@ a loss that all of them compute is the gradient of that loss. Source: DeepSpeed-
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -16,6 +18,18 @@ from dualforce_model.model.exchange import Exchange
 
 # torch 2.13 renamed it
 _gather = getattr(collectives, "all_gather_single_autograd", None) or collectives.all_gather_tensor_autograd
+
+
+class _InOnePiece(torch.autograd.Function):
+    """Nothing forward; backward the gradient in one piece of memory: NCCL wants that, torch before 2.13 does not care."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].contiguous()
 
 
 class Ulysses(Exchange):
@@ -55,10 +69,9 @@ class Ulysses(Exchange):
 
     def _exchanged(self, parts: Tensor) -> Tensor:
         """Part i of the first axis goes to process i; what process j sent stands at j."""
-        flat = parts.contiguous()
-        return collectives.all_to_all_single_autograd(flat, None, None, self.group)
+        return _InOnePiece.apply(collectives.all_to_all_single_autograd(parts.contiguous(), None, None, self.group))
 
     def _gathered(self, x: Tensor, dim: int) -> Tensor:
         """All processes' x, one after the other along `dim`."""
-        parts = _gather(x[None].contiguous(), 0, self.group)
+        parts: Tensor = _InOnePiece.apply(_gather(x[None].contiguous(), 0, self.group))
         return parts.movedim(0, dim).flatten(dim, dim + 1)

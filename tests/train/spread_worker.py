@@ -17,6 +17,8 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from dualforce_model.config import ConfigError  # noqa: E402
 from dualforce_model.diffusion import Batch, draw_each, generator_for, learned, terms_of  # noqa: E402
@@ -49,6 +51,34 @@ def some(batch: Batch, rows: slice) -> Batch:
     return Batch(
         conditions=conditions, **{f.name: cut(getattr(batch, f.name)) for f in fields(Batch) if f.name != "conditions"}
     )
+
+
+class InOnePiece(TorchDispatchMode):
+    """Counts what is exchanged in pieces of memory, which NCCL refuses and gloo does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exchanged = self.refused = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "c10d" in function.namespace:
+            given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+            self.exchanged += 1
+            self.refused += not all(x.is_contiguous() for x in given)
+        return function(*args, **(kwargs or {}))
+
+
+def exchanges(config, sizes) -> dict[str, int]:
+    """What the forward and backward passes of shared windows hand to the process group."""
+    os.environ.update(ACCELERATE_USE_FSDP="false")
+    parallel = Parallel(Accelerator(cpu=True), 2)
+    model = parallel.build(config)
+    fill(model, ((n, p.detach()) for n, p in support.nudged(config).named_parameters()))
+    batch = windows(config, *sizes)
+    wrapped = parallel.wrap(model)
+    with InOnePiece() as mode:
+        one_step(wrapped, parallel, batch, 0, 1)
+    return {"exchanged": mode.exchanged, "refused": mode.refused}
 
 
 def one_step(model: nn.Module, parallel: Parallel | None, batch: Batch, step: int, pieces: int) -> Tensor:
@@ -183,6 +213,7 @@ def main() -> None:
         "shared windows": compare(tiny, (4, 8, 8), 2, True, False, 1),
         "shared windows, odd": compare(odd, (7, 6, 4), 2, True, True, 2),
         "shared windows, copies": compare(odd, (5, 4, 4), 2, False, False, 1),
+        "exchanges": exchanges(odd, (5, 4, 4)),
         "meta": meta_and_average(tiny),
         "syncs": [syncs(tiny, 1), syncs(tiny, 2)],
         "refused": [refusal(2, three, (2, 4, 4)), refusal(2, tiny, (2, 6, 6)), refusal(3, tiny, (2, 4, 4))],

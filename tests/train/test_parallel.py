@@ -47,6 +47,11 @@ def test_losses_gradients_and_weights_are_those_of_one_process(found, way):
     assert all(value < SAME for value in differences.values()), differences
 
 
+def test_what_is_exchanged_lies_in_one_piece_of_memory_as_nccl_demands(found):
+    assert found["exchanges"]["exchanged"] > 20
+    assert found["exchanges"]["refused"] == 0
+
+
 def test_every_process_holds_a_part_of_the_weights_that_one_alone_would_draw(found):
     assert found["meta"]["held_in_part"]
     assert found["meta"]["fresh"]
