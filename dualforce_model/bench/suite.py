@@ -56,7 +56,6 @@ ENTRIES = (
     _train("train_8_full", "--frames", "8", "--batch", "2", "--checkpointing", "full"),
     _train("train_8_selective", "--frames", "8", "--batch", "2", "--checkpointing", "selective"),
     _train("train_8_float8", "--frames", "8", "--batch", "2", "--float8"),
-    _train("train_8_beside", "--frames", "8", "--batch", "2", "--beside"),
     _train("train_8_batch_4", "--frames", "8", "--batch", "4"),
     _train("train_21", "--frames", "21", "--batch", "1"),
     _train("train_33", "--frames", "33", "--batch", "1"),

@@ -14,7 +14,6 @@ from torch._dynamo.utils import counters
 from dualforce_model.bench._machine import compiler_cache, median, surroundings, timed
 from dualforce_model.diffusion import Batch, Draw, Recorded, Terms, draw, generator_for, terms_of
 from dualforce_model.model import Conditions, DualForce, ModelConfig, preset
-from dualforce_model.model.beside import Stream
 from dualforce_model.model.float8 import use_float8
 from dualforce_model.model.flops import forward_flops, step_flops
 from dualforce_model.timeline import AUDIO_PER_LATENT, SPATIAL, STRIDE
@@ -42,7 +41,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--checkpointing", default="none", choices=["none", "selective", "full"])
     parser.add_argument("--float8", action="store_true", help="8-bit products in the video tower's large layers")
-    parser.add_argument("--beside", action="store_true", help="the struct tower in a second queue (CUDA)")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--launch", default="graph", choices=["graph", "kernels"], help="one CUDA graph, or one by one")
     parser.add_argument("--profile", action="store_true", help="share of device time by part, and the longest kernels")
@@ -94,9 +92,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model.train().set_checkpointing(args.checkpointing)
     if args.float8:
         use_float8(model)
-    beside = args.beside and device.type == "cuda"
-    if beside:
-        model.beside = Stream(device)
     if not args.eager:
         model.compile_blocks()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -134,7 +129,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch,
         "checkpointing": args.checkpointing,
         "float8": args.float8,
-        "beside": beside,
         "launch": "graph" if graph else "kernels",
         "parameters": sum(p.numel() for p in model.parameters()),
         "ms_per_step": round(median(milliseconds), 1),

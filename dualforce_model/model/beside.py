@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Beside:
-    """Where nothing runs beside: on a CPU, and in training, where only `bench train --beside` tries the other."""
+    """Where nothing runs beside: on a CPU, and in training, where another queue gained nothing (docs/benchmarks.md)."""
 
     def fork(self, *given: Tensor | None) -> None:
         """What is launched within `with` from now on comes after all that was launched so far, and reads `given`."""
