@@ -37,12 +37,26 @@ def present(config: RunConfig) -> tuple[str, ...]:
 
 
 def workers(config: RunConfig, stage: str) -> tuple[int, tuple[str, ...]]:
-    """Processes for the stage's items, and the GPUs that they are dealt out to, one to each.
-
-    A network with its intermediate results takes gigabytes: as many as there are cores would not fit beside each other.
-    """
+    """Processes for the stage's items, and the GPUs that they are dealt out to, one to each."""
     runs = network(config, stage)
     gpus = present(config) if runs else ()
     if not runs or not gpus:
         return config.runner.processes, ()
-    return min(config.runner.processes, (config.runner.per_gpu or runs.per_gpu) * len(gpus)), gpus
+    per_gpu = config.runner.per_gpu or sharing(runs.gib, memory_gib())
+    return min(config.runner.processes, per_gpu * len(gpus)), gpus
+
+
+def sharing(needed: float, there: float) -> int:
+    """Processes that share a GPU of `there` GiB when each takes `needed`: at most four, and one if it is tight.
+
+    One alone leaves it idle two thirds of the time, while pictures are decoded and kernels launched (docs/benchmarks.md).
+    """
+    return max(1, min(4, int(0.9 * there / needed)))
+
+
+def memory_gib() -> float:
+    """Memory of the smallest GPU that this process sees; of a card of 24 GB when it sees none."""
+    import torch
+
+    sizes = [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]
+    return min(sizes, default=24e9) / 2**30

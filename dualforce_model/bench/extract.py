@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ import numpy as np
 import torch
 
 from dualforce_model.bench._machine import median, surroundings, timed
-from dualforce_model.features import emoca, hubert, liveportrait, wan_vae
+from dualforce_model.features import FEATURES, emoca, hubert, liveportrait, wan_vae
 from dualforce_model.features.networks.device import dtype_of, numbers, pick
+from dualforce_model.features.struct_latents import StructLatentsConfig
+from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.media import Clip
 from dualforce_model.store import write_json, write_tensors
 
@@ -49,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "tf32", "bfloat16"))
     parser.add_argument("--clips", type=int, default=200, help="clips of the whole way")
     parser.add_argument("--frames", type=int, default=49, help="frames of each of them")
-    parser.add_argument("--readers", type=int, default=len(os.sched_getaffinity(0)), help="threads that decode")
+    parser.add_argument("--workers", type=int, default=4, help="processes of the whole way, as on a GPU of a run")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--plain", action="store_true", help="don't compile the VAE")
 
@@ -74,10 +78,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return out
 
 
-def _vae(args: argparse.Namespace, device: torch.device, root: Path) -> Any:
+def _random_vae(device: torch.device, root: Path) -> None:
+    """Weights in the place of the published ones, unless they are there."""
     from diffusers import AutoencoderKLWan
-
-    from dualforce_model.features.networks import wan
 
     place = root / "wan_vae" / "vae"
     if not place.exists():
@@ -85,6 +88,12 @@ def _vae(args: argparse.Namespace, device: torch.device, root: Path) -> Any:
         with device:
             random: Any = AutoencoderKLWan()
         random.save_pretrained(place)
+
+
+def _vae(args: argparse.Namespace, device: torch.device, root: Path) -> Any:
+    from dualforce_model.features.networks import wan
+
+    _random_vae(device, root)
     dtype = dtype_of("float32" if args.precision == "float32" else "bfloat16")
     return wan.load(root / "wan_vae", dtype, device, compiled=device.type == "cuda" and not args.plain)
 
@@ -197,38 +206,52 @@ def _pictures(
 
 
 def _whole(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
-    """mp4 to safetensors over many clips: rate, and the share of the time in which the device was at work."""
+    """mp4 to safetensors over many clips, by processes that share the GPU as in a run.
+
+    Gives the rate, and the share of the time in which the device was at work.
+    """
     clips = synthetic_clips(root / "clips", args.clips, args.frames, args.size)
     precision: Any = "float32" if args.precision == "float32" else "bfloat16"
-    _vae(args, device, root)
+    _random_vae(device, root)
     _random_liveportrait(root)
+    wan = wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision)
     ways = {
-        "wan": lambda some: wan_vae.extract_many(
-            some, wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision), min(4, args.readers)
-        ),
-        "liveportrait": lambda some: liveportrait.extract_many(
-            some, liveportrait.LivePortraitConfig(args.batch, args.precision), args.readers
+        "wan": ("video_latents", VideoLatentsConfig("wan_vae", wan)),
+        "liveportrait": (
+            "struct_latents",
+            StructLatentsConfig("liveportrait", liveportrait.LivePortraitConfig(args.batch, args.precision)),
         ),
     }
     out: dict[str, Any] = {}
-    for name, way in ways.items():
-        with ThreadPoolExecutor(2) as writers, busy(device) as samples:
-            list(way(clips[:4]))  # loading and compiling
+    context = multiprocessing.get_context("spawn")
+    for name, (feature, config) in ways.items():
+        work = partial(_extracted, feature, config, root / "out" / name)
+        with (
+            context.Manager() as manager,
+            ProcessPoolExecutor(args.workers, context) as pool,
+            busy(device) as samples,
+        ):
+            all_ready = manager.Barrier(args.workers)
+            list(pool.map(partial(_rehearsed, work, all_ready), clips[: args.workers]))  # loading and compiling
             samples.clear()
             began = time.perf_counter()
-            jobs = [
-                writers.submit(
-                    write_tensors, root / "out" / f"{clip.clip_id}.safetensors", result.get(), {"identity": name}
-                )
-                for clip, result in zip(clips, way(clips), strict=True)
-            ]
-            for job in jobs:
-                job.result()
+            list(pool.map(work, clips))
             spent = time.perf_counter() - began
             share = float(np.mean(samples)) if samples else None
         out[f"whole_{name}"] = round(args.clips * args.frames / spent, 1)
         out[f"whole_{name}_busy_percent"] = share
     return out
+
+
+def _rehearsed(work: Callable[[Clip], None], all_ready: Any, clip: Clip) -> None:
+    """One clip, and then wait for the others: so that each process has one."""
+    work(clip)
+    all_ready.wait()
+
+
+def _extracted(feature: str, config: Any, folder: Path, clip: Clip) -> None:
+    arrays = FEATURES[feature].extract(clip, config)
+    write_tensors(folder / f"{clip.clip_id}.safetensors", arrays, {"identity": feature})
 
 
 @contextmanager

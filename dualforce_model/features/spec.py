@@ -38,15 +38,13 @@ class Summed:
 
 @dataclass(frozen=True)
 class Published:
-    """A backend with published weights: its own version, and the name of the set of weights.
-
-    per_gpu: processes that may share a GPU of 24 GB. Small networks wait for their pictures to be decoded, each process on
-    a core of its own; large ones fill a GPU and its memory alone.
+    """A backend with published weights: its own version, the name of the set of weights, and the GPU memory in GiB that
+    a process which runs it takes at most.
     """
 
     version: str
     weights: str
-    per_gpu: int = 4
+    gib: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from pool_jobs import job
 from waiting import until
 
@@ -75,7 +76,7 @@ def test_networks_get_a_few_processes_per_gpu_and_all_else_one_per_core(monkeypa
             "flame": {"backend": "emoca"},
         },
     )
-    assert devices.workers(config, "video_latents") == (2, ("2", "5"))  # large: alone on its GPU
+    assert devices.workers(config, "video_latents") == (2, ("2", "5"))  # large: alone on a GPU of 24 GB
     assert devices.workers(config, "flame") == (8, ("2", "5"))
     assert devices.workers(config, "face_crop") == devices.workers(config, "struct_latents") == (8, ())
     shared = replace(config, runner=replace(config.runner, per_gpu=3))
@@ -84,6 +85,13 @@ def test_networks_get_a_few_processes_per_gpu_and_all_else_one_per_core(monkeypa
     monkeypatch.setenv("DUALFORCE_DEVICE", "cpu")
     free = replace(config, runner=replace(config.runner, gpus=()))
     assert devices.workers(free, "flame") == (8, ())
+
+
+@pytest.mark.parametrize(
+    ("needed", "there", "processes"), [(22, 22.4, 1), (22, 79.6, 3), (22, 139.8, 4), (5, 22.4, 4), (5, 11, 1)]
+)
+def test_as_many_processes_share_a_gpu_as_fit_four_at_most(needed, there, processes):
+    assert devices.sharing(needed, there) == processes
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path):
