@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         threads=args.threads,
     )
     torch.set_num_threads(config.threads)  # as `dualforce generate` does
-    with tempfile.TemporaryDirectory(prefix="dualforce-bench-") as folder, _random_vae(args.decoder, Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="dualforce-bench-") as folder, random_vae(args.decoder, Path(folder)):
         made = surroundings(device) | {"preset": args.preset, "precision": precision, "compiled": fast}
         if args.check:
             return made | check(lambda p, c: talker_of(args, device, p, c), config, precision, fast)
@@ -103,7 +103,7 @@ def talker_of(args: argparse.Namespace, device: torch.device, precision: Any, co
 
 
 @contextmanager
-def _random_vae(decoder: str, folder: Path) -> Iterator[None]:
+def random_vae(decoder: str, folder: Path) -> Iterator[None]:
     """Random weights in the place of the published ones, for the time of a measurement."""
     if decoder != "wan_vae":
         yield

@@ -64,6 +64,10 @@ ENTRIES = (
     _generate("generate_4", "--steps", "4", "--profile"),
     _generate("generate_10_wan", "--steps", "10", "--guidance-audio", "3", "--decoder", "wan_vae"),
     _generate("generate_4_wan", "--steps", "4", "--decoder", "wan_vae"),
+    Entry(
+        "serve", ("serve", "--sessions", "3"), ("--sessions", "1", "--seconds", "1"),
+        (*SMALL[:4], "--steps", "1", "--seconds", "1", "--eager"),
+    ),
     _extract("wan"),
     _extract("hubert"),
     _extract("liveportrait"),
