@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from dualforce_model.features import FEATURES, Published
 from dualforce_model.train.devices import named
 from tasks.config import TRAININGS, RunConfig
+
+_last: Published | None = None  # what this process ran last
 
 
 def slots(config: RunConfig, stage: str) -> int:
@@ -37,12 +40,16 @@ def present(config: RunConfig) -> tuple[str, ...]:
 
 
 def workers(config: RunConfig, stage: str) -> tuple[int, tuple[str, ...]]:
-    """Processes for the stage's items, and the GPUs that they are dealt out to, one to each."""
-    runs = network(config, stage)
-    gpus = present(config) if runs else ()
-    if not runs or not gpus:
+    """Processes for the stage's items, and the GPUs that they are dealt out to, one to each.
+
+    The same for all stages of a run that use a GPU, which so share their processes: stages side by side take no more of
+    its memory than the largest network would.
+    """
+    gpus = present(config) if network(config, stage) else ()
+    if not gpus:
         return config.runner.processes, ()
-    per_gpu = config.runner.per_gpu or sharing(runs.gib, memory_gib())
+    used = [found for name in FEATURES if (found := network(config, name)) is not None]
+    per_gpu = config.runner.per_gpu or sharing(max(one.gib for one in used), memory_gib())
     return min(config.runner.processes, per_gpu * len(gpus)), gpus
 
 
@@ -52,6 +59,17 @@ def sharing(needed: float, there: float) -> int:
     One alone leaves it idle two thirds of the time, while pictures are decoded and kernels launched (docs/benchmarks.md).
     """
     return max(1, min(4, int(0.9 * there / needed)))
+
+
+def turn_to(runs: Published | None) -> None:
+    """Before this process runs another network than the last time, give back what the last one's results took on the GPU."""
+    global _last
+    if runs not in (None, _last) and "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    _last = runs or _last
 
 
 def memory_gib() -> float:

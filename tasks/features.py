@@ -9,6 +9,7 @@ from typing import Any
 from dualforce_model.features import FEATURES
 from dualforce_model.media import Clip
 from dualforce_model.store import identity, intact, write_tensors
+from tasks import devices
 from tasks.run import Run
 from tasks.stage import Item, Row, Stage, clip_items, upstream
 
@@ -40,6 +41,7 @@ def work(feature: str, item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     name = f"features/{feature}/{item.clip_id}.safetensors"
     if not (reuse and intact(run_dir / name, item.identity)):
         spec, config = FEATURES[feature], item.payload["config"]
+        devices.turn_to(spec.published.get(config.backend))
         tensors = spec.extract(Clip(run_dir / "clips", item.clip_id), config)
         provenance = {
             "identity": item.identity,

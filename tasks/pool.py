@@ -132,6 +132,14 @@ def shared(processes: int, gpus: tuple[str, ...] = ()) -> Pool:
         return _pools.setdefault((processes, gpus), Pool(processes, gpus))
 
 
+def leave_gpus() -> None:
+    """End the idle workers of this process's GPUs: what they keep loaded there is in the way of a training."""
+    with _pools_lock:
+        for pool in _pools.values():
+            if pool.gpus:
+                pool.close()
+
+
 def _executor(processes: int, gpus: tuple[str, ...]) -> ProcessPoolExecutor:
     # a Dask worker is daemonic, and such may have no children lest they outlive it; ours leave with their parent
     multiprocessing.current_process().daemon = False

@@ -26,7 +26,7 @@ from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.store import digest_file, ledger
 from dualforce_model.store.remote import NotInStore, Remote, Stored, StoreError
 from tasks import devices
-from tasks.pool import WorkerDied, WorkerHung, shared
+from tasks.pool import WorkerDied, WorkerHung, leave_gpus, shared
 from tasks.run import NO_WRITING, Run, unwritable
 from tasks.stage import Item, Row, Stage
 
@@ -136,6 +136,8 @@ def process(
         pool = shared(*devices.workers(run.config, stage.name))
         results = pool.map(function, [items[i] for i in todo], run.config.runner.clip_timeout_s)
     else:
+        if todo and devices.slots(run.config, stage.name):
+            leave_gpus()
         results = ((n, function(items[i])) for n, i in enumerate(todo))
     for n, result in results:
         item = items[todo[n]]

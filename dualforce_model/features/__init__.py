@@ -17,7 +17,7 @@ from dualforce_model.features import (
 )
 from dualforce_model.features.spec import Array, Feature, Published, Summed
 
-_WAN = {"wan_vae": Published(wan_vae.VERSION, wan_vae.WEIGHTS, gib=22)}
+_WAN = {"wan_vae": Published(wan_vae.VERSION, wan_vae.WEIGHTS, gib=24)}
 
 _ALL = (
     Feature(

@@ -38,8 +38,8 @@ class Summed:
 
 @dataclass(frozen=True)
 class Published:
-    """A backend with published weights: its own version, the name of the set of weights, and the GPU memory in GiB that
-    a process which runs it takes at most.
+    """A backend with published weights: its own version, the name of the set of weights, and the GPU memory in GiB of
+    a process that runs it, with the weights of others that it has run.
     """
 
     version: str

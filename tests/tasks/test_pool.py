@@ -15,7 +15,7 @@ from dualforce_model import config as strict
 from dualforce_model.store import born
 from tasks import devices
 from tasks.config import RunConfig
-from tasks.pool import Pool, WorkerDied, WorkerHung
+from tasks.pool import Pool, WorkerDied, WorkerHung, leave_gpus, shared
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,21 +77,37 @@ def test_networks_get_a_few_processes_per_gpu_and_all_else_one_per_core(monkeypa
         },
     )
     assert devices.workers(config, "video_latents") == (2, ("2", "5"))  # large: alone on a GPU of 24 GB
-    assert devices.workers(config, "flame") == (8, ("2", "5"))
+    assert devices.workers(config, "flame") == (2, ("2", "5"))  # the same processes, so that it stays alone
+    small = strict.build(RunConfig, {"runner": {"workers": 8, "gpus": [2, 5]}, "flame": {"backend": "emoca"}})
+    assert devices.workers(small, "flame") == (8, ("2", "5"))
     assert devices.workers(config, "face_crop") == devices.workers(config, "struct_latents") == (8, ())
-    shared = replace(config, runner=replace(config.runner, per_gpu=3))
-    assert devices.workers(shared, "flame") == (6, ("2", "5"))
-    assert devices.workers(replace(config, runner=replace(shared.runner, workers=1)), "flame")[0] == 1
+    more = replace(config, runner=replace(config.runner, per_gpu=3))
+    assert devices.workers(more, "flame") == (6, ("2", "5"))
+    assert devices.workers(replace(config, runner=replace(more.runner, workers=1)), "flame")[0] == 1
     monkeypatch.setenv("DUALFORCE_DEVICE", "cpu")
     free = replace(config, runner=replace(config.runner, gpus=()))
     assert devices.workers(free, "flame") == (8, ())
 
 
 @pytest.mark.parametrize(
-    ("needed", "there", "processes"), [(22, 22.4, 1), (22, 79.6, 3), (22, 139.8, 4), (5, 22.4, 4), (5, 11, 1)]
+    ("needed", "there", "processes"), [(24, 22.4, 1), (24, 79.6, 2), (24, 139.8, 4), (5, 22.4, 4), (5, 11, 1)]
 )
 def test_as_many_processes_share_a_gpu_as_fit_four_at_most(needed, there, processes):
     assert devices.sharing(needed, there) == processes
+
+
+def test_idle_workers_leave_the_gpus_to_a_training_and_are_there_again_after_it():
+    busy, idle = shared(1), shared(1, ("7",))
+    try:
+        assert dict(busy.map(job, [("ok", 1)], 60)) == dict(idle.map(job, [("ok", 1)], 60)) == {0: 1}
+        (there,), (gone,) = busy.pids(), idle.pids()
+        leave_gpus()
+        until(lambda: not born(gone), "the end of the GPU's worker")
+        assert born(there)
+        assert dict(idle.map(job, [("ok", 2)], 60)) == {0: 2}
+    finally:
+        busy.close()
+        idle.close()
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path):
