@@ -33,6 +33,7 @@ class Pool:
         self.processes, self.gpus = processes, tuple(gpus)
         self._lock = threading.Lock()
         self._executor: ProcessPoolExecutor | None = None
+        self._users = 0  # threads within `map`
 
     def map(
         self, function: Callable[[Any], R], items: Sequence[Any], timeout: float
@@ -42,6 +43,17 @@ class Pool:
         When a worker dies it takes the whole executor along and nobody can say which item did it; so what was
         unfinished is done again one at a time in a process of its own, and the one that kills that is `WorkerDied`.
         """
+        with self._lock:
+            self._users += 1
+        try:
+            yield from self._map(function, items, timeout)
+        finally:
+            with self._lock:
+                self._users -= 1
+
+    def _map(
+        self, function: Callable[[Any], R], items: Sequence[Any], timeout: float
+    ) -> Iterator[tuple[int, R | Exception]]:
         pending: dict[Future[R], int] = {}
         suspects: list[int] = []
         executor = self._start(function)
@@ -115,8 +127,11 @@ class Pool:
         """Process ids of the workers that are alive."""
         return list(getattr(self._executor, "_processes", None) or {})
 
-    def close(self) -> None:
+    def close(self, unless_used: bool = False) -> None:
+        """End the workers; `map` starts others."""
         with self._lock:
+            if unless_used and self._users:
+                return
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(cancel_futures=True)
@@ -137,7 +152,7 @@ def leave_gpus() -> None:
     with _pools_lock:
         for pool in _pools.values():
             if pool.gpus:
-                pool.close()
+                pool.close(unless_used=True)
 
 
 def _executor(processes: int, gpus: tuple[str, ...]) -> ProcessPoolExecutor:

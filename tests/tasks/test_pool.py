@@ -104,7 +104,12 @@ def test_idle_workers_leave_the_gpus_to_a_training_and_are_there_again_after_it(
         leave_gpus()
         until(lambda: not born(gone), "the end of the GPU's worker")
         assert born(there)
-        assert dict(idle.map(job, [("ok", 2)], 60)) == {0: 2}
+        working = idle.map(job, [("ok", 2), ("ok", 3)], 60)
+        assert next(working) == (0, 2)
+        (used,) = idle.pids()
+        leave_gpus()  # another stage wants the GPU; this one is not done
+        assert idle.pids() == [used]
+        assert list(working) == [(1, 3)]
     finally:
         busy.close()
         idle.close()
