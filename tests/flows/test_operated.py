@@ -113,26 +113,32 @@ def test_the_automation_marks_a_run_whose_heartbeats_stopped(dashboard, run_copy
     (shipped,) = deploy.automations()
     assert shipped["trigger"]["within"] >= 3 * 180  # heartbeats of a worker that was started without our settings
     quick = shipped | {"name": "quick", "trigger": shipped["trigger"] | {"within": 10}}
-    quick["trigger"]["match_related"] = {"prefect.resource.role": "flow", "prefect.resource.name": ["reference"]}
+    quick["trigger"]["match_related"] = {"prefect.resource.role": "flow", "prefect.resource.name": ["train"]}
     file = run_copy.parent / "quick.yaml"
     file.write_text(yaml.safe_dump(quick))
-    call([*command()[:2], "prefect", "automation", "create", "--from-file", str(file)])
-
+    automation = [*command()[:2], "prefect", "automation"]
+    call([*automation, "create", "--from-file", str(file)])
+    long = ["train.steps=100000", "train.batch=1", "train.frames=2", "train.spike=1e9"]
     process = subprocess.Popen(
-        command("run", run_copy, "--only", "reference", "--force"),
+        command("run", run_copy, "--only", "train", *(word for pair in long for word in ("--set", pair))),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
-    running = {"name": {"any_": ["demo-run-reference"]}, "state": {"type": {"any_": ["RUNNING"]}}}
-    (run,) = until(lambda: dashboard.runs(**running), "the run")
-    process.send_signal(signal.SIGSTOP)
-    beat = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
-    until(lambda: dashboard.ask("events/filter", {"filter": beat})["events"], "its heartbeat")
-    process.kill()
-    process.wait()
-    until(lambda: dashboard.state(run["id"]) == "Crashed", "the automation")
-    assert "no heartbeat" in dashboard.ask(f"flow_runs/{run['id']}")["state"]["message"]
+    try:
+        running = {"name": {"any_": ["demo-run-train"]}, "state": {"type": {"any_": ["RUNNING"]}}}
+        (run,) = until(lambda: dashboard.runs(**running), "the run")
+        beat = {"name": ["prefect.flow-run.heartbeat"]}
+        mine = {"event": beat, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
+        until(lambda: dashboard.ask("events/filter", {"filter": mine})["events"], "its heartbeat")
+        process.kill()
+        until(lambda: dashboard.state(run["id"]) == "Crashed", "the automation")
+        assert "no heartbeat" in dashboard.ask(f"flow_runs/{run['id']}")["state"]["message"]
+    finally:
+        process.kill()
+        process.wait()
+        call([*automation, "delete", "quick"])  # ten seconds are too short for others
+        until(lambda: not processes_of(run_copy), "the training to leave")
 
 
 def test_old_runs_leave_the_server_and_nothing_leaves_the_run_folder(dashboard, prefect_server, finished):
