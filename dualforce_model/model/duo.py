@@ -200,6 +200,7 @@ class Duo(nn.Module):
                 self.beside.join(s)
                 if isinstance(heard, Source):
                     x, s = bridge(x, s, passage.clock, to_video, to_struct)
+                    self.beside.fork(s)
                 else:
                     assert passage.clock is not None
                     self.beside.fork(x)
