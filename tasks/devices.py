@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from dualforce_model.features import FEATURES, Published
 from dualforce_model.train.devices import named
@@ -64,12 +63,14 @@ def sharing(needed: float, there: float) -> int:
 def turn_to(runs: Published | None) -> None:
     """Before this process runs another network than the last time, give back what the last one's results took on the GPU."""
     global _last
-    if runs not in (None, _last) and "torch" in sys.modules:
+    if runs is None or runs == _last:
+        return
+    if _last is not None:
         import torch
 
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-    _last = runs or _last
+    _last = runs
 
 
 def memory_gib() -> float:
