@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dualforce_model.bench.verify import apart
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.guidance import Branches
 from dualforce_model.generate.rollout import Rollout
@@ -131,11 +132,6 @@ def launches(rollout: Rollout) -> dict[str, int]:
             work()
         found[name] = counted.count
     return found
-
-
-def apart(a: Tensor, b: Tensor) -> float:
-    """||a - b|| / ||b||."""
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
 def check(make: Callable[[Any, bool], Talker], config: GenerateConfig, precision: Any, fast: bool) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return out
 
 
-def _random_vae(device: torch.device, root: Path) -> None:
+def write_random_vae(root: Path, device: torch.device | str = "cpu") -> None:
     """Weights in the place of the published ones, unless they are there."""
     from diffusers import AutoencoderKLWan
 
     place = root / "wan_vae" / "vae"
     if not place.exists():
         torch.manual_seed(0)
-        with device:
+        with torch.device(device):
             random: Any = AutoencoderKLWan()
         random.save_pretrained(place)
 
@@ -93,7 +93,7 @@ def _random_vae(device: torch.device, root: Path) -> None:
 def _vae(args: argparse.Namespace, device: torch.device, root: Path) -> Any:
     from dualforce_model.features.networks import wan
 
-    _random_vae(device, root)
+    write_random_vae(root, device)
     dtype = dtype_of("float32" if args.precision == "float32" else "bfloat16")
     return wan.load(root / "wan_vae", dtype, device, compiled=device.type == "cuda" and not args.plain)
 
@@ -212,7 +212,7 @@ def _whole(args: argparse.Namespace, device: torch.device, root: Path) -> dict[s
     """
     clips = synthetic_clips(root / "clips", args.clips, args.frames, args.size)
     precision: Any = "float32" if args.precision == "float32" else "bfloat16"
-    _random_vae(device, root)
+    write_random_vae(root, device)
     _random_liveportrait(root)
     wan = wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision)
     ways = {
@@ -226,16 +226,13 @@ def _whole(args: argparse.Namespace, device: torch.device, root: Path) -> dict[s
     context = multiprocessing.get_context("spawn")
     for name, (feature, config) in ways.items():
         work = partial(_extracted, feature, config, root / "out" / name)
-        with (
-            context.Manager() as manager,
-            ProcessPoolExecutor(args.workers, context) as pool,
-            busy(device) as samples,
-        ):
-            all_ready = manager.Barrier(args.workers)
-            list(pool.map(partial(_rehearsed, work, all_ready), clips[: args.workers]))  # loading and compiling
+        with ExitStack() as stack:
+            workers = [stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(args.workers)]
+            samples = stack.enter_context(busy(device))
+            _dealt(clips[: args.workers], workers, work)  # loading and compiling
             samples.clear()
             began = time.perf_counter()
-            list(pool.map(work, clips))
+            _dealt(clips, workers, work)
             spent = time.perf_counter() - began
             share = float(np.mean(samples)) if samples else None
         out[f"whole_{name}"] = round(args.clips * args.frames / spent, 1)
@@ -243,10 +240,10 @@ def _whole(args: argparse.Namespace, device: torch.device, root: Path) -> dict[s
     return out
 
 
-def _rehearsed(work: Callable[[Clip], None], all_ready: Any, clip: Clip) -> None:
-    """One clip, and then wait for the others: so that each process has one."""
-    work(clip)
-    all_ready.wait()
+def _dealt(clips: Sequence[Clip], workers: Sequence[Executor], work: Callable[[Clip], None]) -> None:
+    """All of it done, by each of the workers in turn."""
+    for job in [workers[n % len(workers)].submit(work, clip) for n, clip in enumerate(clips)]:
+        job.result()
 
 
 def _extracted(feature: str, config: Any, folder: Path, clip: Clip) -> None:

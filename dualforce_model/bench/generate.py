@@ -23,6 +23,7 @@ import torch
 from dualforce_model import config as strict
 from dualforce_model.bench._generate import check, launches, limits
 from dualforce_model.bench._machine import surroundings
+from dualforce_model.bench.extract import write_random_vae
 from dualforce_model.bench.train import nudge, profiled
 from dualforce_model.bench.verify import sharpen
 from dualforce_model.features import FEATURES, audio_features, struct_latents, wan_vae
@@ -108,11 +109,7 @@ def random_vae(decoder: str, folder: Path) -> Iterator[None]:
     if decoder != "wan_vae":
         yield
         return
-    from diffusers import AutoencoderKLWan
-
-    torch.manual_seed(0)
-    random: Any = AutoencoderKLWan()
-    random.save_pretrained(folder / "wan_vae" / "vae")
+    write_random_vae(folder)
     before = os.environ.get("DUALFORCE_WEIGHTS")
     os.environ["DUALFORCE_WEIGHTS"] = str(folder)
     wan_vae.load.cache_clear()

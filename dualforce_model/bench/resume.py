@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from dualforce_model.bench._machine import surroundings
+from dualforce_model.bench.verify import apart
+from dualforce_model.model import from_pretrained
 from dualforce_model.train import checkpoint
 from dualforce_model.train.log import NAME, read
 
@@ -87,20 +88,10 @@ def _apart(a: Path, b: Path) -> dict[str, float]:
     losses = [{row["step"]: row["loss"] for row in read(out / NAME) if "loss" in row} for out in (a, b)]
     if losses[0].keys() != losses[1].keys():
         raise RuntimeError(f"{a} and {b} have the losses of other steps")
-    weights = []
-    for out in (a, b):
-        newest = checkpoint.newest(out)
-        assert newest is not None
-        weights.append(
-            {k: v for file in sorted((newest / "model").glob("*.safetensors")) for k, v in load_file(file).items()}
-        )
+    first, other = (from_pretrained(checkpoint.resolve(out) / "model").state_dict() for out in (a, b))
     return {
         "loss": max(abs(loss - losses[1][step]) / abs(loss) for step, loss in losses[0].items()),
-        "weights": max(_relative(value, weights[1][name]) for name, value in weights[0].items()),
+        "weights": max(
+            0.0 if torch.equal(other[name], value) else apart(other[name], value) for name, value in first.items()
+        ),
     }
-
-
-def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    if torch.equal(a, b):
-        return 0.0
-    return ((a.double() - b.double()).norm() / a.double().norm().clamp(min=1e-12)).item()

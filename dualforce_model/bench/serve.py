@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dualforce_model.bench._machine import surroundings
+from dualforce_model.bench._machine import median, surroundings
 from dualforce_model.bench.generate import random_vae, talker_of
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.stream import Stream
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **surroundings(device),
         "preset": args.preset,
         "sessions": args.sessions,
-        "alone: frames per second": round(statistics.median(one["rate"] for one in alone), 1),
+        "alone: frames per second": round(median([one["rate"] for one in alone]), 1),
         "as fast as it goes": quick,
         "as it is spoken": spoken,
         "every session's frames are its own, to the bit": same,
