@@ -12,6 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from dualforce_model import cores
+
 R = TypeVar("R")
 
 
@@ -184,8 +186,7 @@ def _begin_worker(gpus: tuple[str, ...], begun: Any) -> None:
         with begun.get_lock():
             turn, begun.value = begun.value, begun.value + 1
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn % len(gpus)]
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # one core per worker; libraries would each take all of them
+    cores.one_each()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dualforce_model import cores
 from dualforce_model.bench._machine import median, surroundings, timed
 from dualforce_model.features import FEATURES, emoca, hubert, liveportrait, wan_vae
 from dualforce_model.features.networks.device import dtype_of, numbers, pick
@@ -41,7 +42,7 @@ FLOPS = {  # of one frame; of one second of sound without context
     "hubert": 40e9,
 }
 GOALS = {"wan_encode": 300, "wan_decode": 180, "liveportrait": 2000, "emoca": 2000, "hubert": 1000}
-PARTS = ("wan", "hubert", "liveportrait", "emoca", "whole")
+PARTS = ("wan", "hubert", "liveportrait", "emoca", "whole_wan", "whole_liveportrait")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "tf32", "bfloat16"))
     parser.add_argument("--clips", type=int, default=200, help="clips of the whole way")
     parser.add_argument("--frames", type=int, default=49, help="frames of each of them")
-    parser.add_argument("--workers", type=int, default=4, help="processes of the whole way, as on a GPU of a run")
+    parser.add_argument("--workers", type=int, default=4, help="processes of whole_*, as on a GPU of a run")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--plain", action="store_true", help="don't compile the VAE")
 
@@ -205,39 +206,40 @@ def _pictures(
     return {name: round(rounds * args.batch / (time.perf_counter() - began), 1)}
 
 
-def _whole(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+def _whole_wan(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+    write_random_vae(root, device)
+    precision: Any = "float32" if args.precision == "float32" else "bfloat16"
+    config = VideoLatentsConfig("wan_vae", wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision))
+    return _whole("whole_wan", "video_latents", config, args, device, root)
+
+
+def _whole_liveportrait(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
+    _random_liveportrait(root)
+    config = StructLatentsConfig("liveportrait", liveportrait.LivePortraitConfig(precision=args.precision))
+    return _whole("whole_liveportrait", "struct_latents", config, args, device, root)
+
+
+def _whole(
+    name: str, feature: str, config: Any, args: argparse.Namespace, device: torch.device, root: Path
+) -> dict[str, Any]:
     """mp4 to safetensors over many clips, by processes that share the GPU as in a run.
 
     Gives the rate, and the share of the time in which the device was at work.
     """
     clips = synthetic_clips(root / "clips", args.clips, args.frames, args.size)
-    precision: Any = "float32" if args.precision == "float32" else "bfloat16"
-    write_random_vae(root, device)
-    _random_liveportrait(root)
-    wan = wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision)
-    ways = {
-        "wan": ("video_latents", VideoLatentsConfig("wan_vae", wan)),
-        "liveportrait": (
-            "struct_latents",
-            StructLatentsConfig("liveportrait", liveportrait.LivePortraitConfig(args.batch, args.precision)),
-        ),
-    }
-    out: dict[str, Any] = {}
+    work = partial(_extracted, feature, config, root / "out" / feature)
+    cores.one_each()
     context = multiprocessing.get_context("spawn")
-    for name, (feature, config) in ways.items():
-        work = partial(_extracted, feature, config, root / "out" / name)
-        with ExitStack() as stack:
-            workers = [stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(args.workers)]
-            samples = stack.enter_context(busy(device))
-            _dealt(clips[: args.workers], workers, work)  # loading and compiling
-            samples.clear()
-            began = time.perf_counter()
-            _dealt(clips, workers, work)
-            spent = time.perf_counter() - began
-            share = float(np.mean(samples)) if samples else None
-        out[f"whole_{name}"] = round(args.clips * args.frames / spent, 1)
-        out[f"whole_{name}_busy_percent"] = share
-    return out
+    with ExitStack() as stack:
+        workers = [stack.enter_context(ProcessPoolExecutor(1, context)) for _ in range(args.workers)]
+        samples = stack.enter_context(busy(device))
+        _dealt(clips[: args.workers], workers, work)  # loading and compiling
+        samples.clear()
+        began = time.perf_counter()
+        _dealt(clips, workers, work)
+        spent = time.perf_counter() - began
+        share = round(float(np.mean(samples)), 1) if samples else None
+    return {name: round(args.clips * args.frames / spent, 1), f"{name}_busy_percent": share}
 
 
 def _dealt(clips: Sequence[Clip], workers: Sequence[Executor], work: Callable[[Clip], None]) -> None:
@@ -299,5 +301,6 @@ _PARTS: dict[str, Callable[[argparse.Namespace, torch.device, Path], dict[str, A
     "hubert": _hubert,
     "liveportrait": _liveportrait,
     "emoca": _emoca,
-    "whole": _whole,
+    "whole_wan": _whole_wan,
+    "whole_liveportrait": _whole_liveportrait,
 }

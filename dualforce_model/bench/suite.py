@@ -72,7 +72,8 @@ ENTRIES = (
     _extract("hubert"),
     _extract("liveportrait"),
     _extract("emoca"),
-    _extract("whole"),
+    _extract("whole_wan"),
+    _extract("whole_liveportrait"),
     Entry(
         "parallel",
         ("parallel",),

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -261,9 +262,14 @@ class EncoderStream:
         return latents[:, :, :whole]
 
     def _chunk(self) -> Tensor:
-        frames = torch.stack(self._waiting, 2)
-        if self.vae.device.type == "cuda" and frames.device.type == "cpu":
-            frames = frames.pin_memory()  # travels while the GPU is at work on the chunk before
+        first = self._waiting[0]
+        if self.vae.device.type == "cuda" and first.device.type == "cpu":
+            # pinned: travels while the GPU is at work on the chunk before; by numpy: torch would wake all cores to copy
+            shape = (*first.shape[:2], len(self._waiting), *first.shape[2:])
+            frames = torch.empty(shape, dtype=first.dtype, pin_memory=True)
+            np.stack([frame.numpy() for frame in self._waiting], 2, out=frames.numpy())
+        else:
+            frames = torch.stack(self._waiting, 2)
         latents, self._memory = self.vae.encode_chunk(frames, self._memory)
         self._waiting.clear()
         return latents
