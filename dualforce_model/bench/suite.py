@@ -46,8 +46,8 @@ def _generate(name: str, *words: str) -> Entry:
 
 def _extract(part: str, *words: str) -> Entry:
     words = ("extract", "--parts", part, "--precision", "bfloat16", *words)
-    small = ("--size", "64", "--clips", "2", "--frames", "5", "--batch", "4", "--repeats", "1")
-    return Entry(f"extract_{part}", words, ("--repeats", "1", "--clips", "4"), small)
+    small = ("--size", "64", "--clips", "2", "--frames", "5", "--batch", "4", "--repeats", "1", "--workers", "2")
+    return Entry(f"extract_{part}", words, ("--repeats", "1", "--clips", "4", "--workers", "1"), small)
 
 
 ENTRIES = (
@@ -73,7 +73,7 @@ ENTRIES = (
     _extract("liveportrait"),
     _extract("emoca"),
     _extract("whole_wan"),
-    _extract("whole_liveportrait"),
+    _extract("whole_liveportrait", "--workers", "8"),
     Entry(
         "parallel",
         ("parallel",),

@@ -90,9 +90,9 @@ def test_networks_get_a_few_processes_per_gpu_and_all_else_one_per_core(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("needed", "there", "processes"), [(24, 22.4, 1), (24, 79.6, 2), (24, 139.8, 4), (5, 22.4, 4), (5, 11, 1)]
+    ("needed", "there", "processes"), [(24, 22.4, 1), (24, 79.6, 2), (24, 139.8, 5), (5, 22.4, 4), (5, 79.6, 8), (5, 11, 1)]
 )
-def test_as_many_processes_share_a_gpu_as_fit_four_at_most(needed, there, processes):
+def test_as_many_processes_share_a_gpu_as_fit_eight_at_most(needed, there, processes):
     assert devices.sharing(needed, there) == processes
 
 
