@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=128, help="pictures at a time")
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "tf32", "bfloat16"))
     parser.add_argument("--clips", type=int, default=200, help="clips of the whole way")
-    parser.add_argument("--frames", type=int, default=49, help="frames of each of them")
+    parser.add_argument("--frames", type=int, default=125, help="frames of each of them; 125 are five seconds")
     parser.add_argument("--workers", type=int, default=4, help="processes of whole_*, as on a GPU of a run")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--plain", action="store_true", help="don't compile the VAE")
