@@ -56,7 +56,7 @@ class RunnerConfig:
     shard_size: int = 256  # items per Prefect task run
     train_processes: int = 1  # ranks of the training job on this machine: one per GPU
     gpus: tuple[int, ...] = ()  # which GPUs training and extraction may use; none named: all that are there
-    per_gpu: int = 0  # extracting processes that share a GPU; 0: as many as fit, eight at most
+    per_gpu: int = 0  # extracting processes that share a GPU; 0: as many as fit, twelve at most
     accelerate: Path | None = None  # launch settings instead, see infra/accelerate
     clip_timeout_s: float = 3600.0  # one item may take this long; then its worker is stopped and the item failed
 

@@ -53,12 +53,12 @@ def workers(config: RunConfig, stage: str) -> tuple[int, tuple[str, ...]]:
 
 
 def sharing(needed: float, there: float) -> int:
-    """Processes that share a GPU of `there` GiB when each takes `needed`: at most eight, and one if it is tight.
+    """Processes that share a GPU of `there` GiB when each takes `needed`: at most twelve, and one if it is tight.
 
-    Two keep it at work with the Wan VAE, eight with the small networks, whose pictures take longer to decode than to
+    Two keep it at work with the Wan VAE, twelve with the small networks, whose pictures take longer to decode than to
     compute (docs/benchmarks.md).
     """
-    return max(1, min(8, int(0.9 * there / needed)))
+    return max(1, min(12, int(0.9 * there / needed)))
 
 
 def turn_to(runs: Published | None) -> None:

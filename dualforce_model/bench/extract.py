@@ -26,7 +26,7 @@ import torch
 
 from dualforce_model import cores
 from dualforce_model.bench._machine import median, surroundings, timed
-from dualforce_model.features import FEATURES, emoca, hubert, liveportrait, wan_vae
+from dualforce_model.features import FEATURES, emoca, hubert, liveportrait
 from dualforce_model.features.networks.device import dtype_of, numbers, pick
 from dualforce_model.features.struct_latents import StructLatentsConfig
 from dualforce_model.features.video_latents import VideoLatentsConfig
@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=128, help="pictures at a time")
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "tf32", "bfloat16"))
     parser.add_argument("--clips", type=int, default=200, help="clips of the whole way")
-    parser.add_argument("--frames", type=int, default=125, help="frames of each of them; 125 are five seconds")
+    parser.add_argument("--frames", type=int, default=125, help="of each of them; 125 are five seconds")
     parser.add_argument("--workers", type=int, default=4, help="processes of whole_*, as on a GPU of a run")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--plain", action="store_true", help="don't compile the VAE")
@@ -216,21 +216,20 @@ def _pictures(
 
 def _whole_wan(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
     write_random_vae(root, device)
-    precision: Any = "float32" if args.precision == "float32" else "bfloat16"
-    config = VideoLatentsConfig("wan_vae", wan_vae.WanVaeConfig(chunk=args.chunks[0], precision=precision))
+    config = VideoLatentsConfig("wan_vae")
     return _whole("whole_wan", "video_latents", config, args, device, root)
 
 
 def _whole_liveportrait(args: argparse.Namespace, device: torch.device, root: Path) -> dict[str, Any]:
     _random_liveportrait(root)
-    config = StructLatentsConfig("liveportrait", liveportrait.LivePortraitConfig(precision=args.precision))
+    config = StructLatentsConfig("liveportrait")
     return _whole("whole_liveportrait", "struct_latents", config, args, device, root)
 
 
 def _whole(
     name: str, feature: str, config: Any, args: argparse.Namespace, device: torch.device, root: Path
 ) -> dict[str, Any]:
-    """mp4 to safetensors over many clips, by processes that share the GPU as in a run.
+    """mp4 to safetensors over many clips, by processes that share the GPU as in a run, with the backend's own settings.
 
     Gives the rate, and the share of the time in which the device was at work.
     """

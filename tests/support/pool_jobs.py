@@ -26,4 +26,9 @@ def job(item):
         (Path(folder) / str(os.getpid())).touch()
         until(lambda: len(list(Path(folder).iterdir())) == processes, "all processes to have an item")
         return os.environ["CUDA_VISIBLE_DEVICES"]
+    if kind == "threads":
+        import cv2
+        import torch
+
+        return torch.get_num_threads(), cv2.getNumThreads()
     return value

@@ -56,6 +56,10 @@ def test_a_hanging_item_is_stopped_and_named():
     assert (out[0], out[2]) == (0, 2)
 
 
+def test_the_libraries_of_a_worker_keep_to_one_core():
+    assert results(Pool(1), [("threads", None)]) == {0: (1, 1)}
+
+
 def test_an_error_belongs_to_its_item():
     out = results(Pool(1), [("raise", "broken"), ("ok", 1)])
     assert isinstance(out[0], ValueError)
@@ -90,9 +94,10 @@ def test_networks_get_a_few_processes_per_gpu_and_all_else_one_per_core(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("needed", "there", "processes"), [(24, 22.4, 1), (24, 79.6, 2), (24, 139.8, 5), (5, 22.4, 4), (5, 79.6, 8), (5, 11, 1)]
+    ("needed", "there", "processes"),
+    [(24, 22.4, 1), (24, 79.6, 2), (24, 139.8, 5), (5, 22.4, 4), (5, 79.6, 12), (5, 11, 1)],
 )
-def test_as_many_processes_share_a_gpu_as_fit_eight_at_most(needed, there, processes):
+def test_as_many_processes_share_a_gpu_as_fit_twelve_at_most(needed, there, processes):
     assert devices.sharing(needed, there) == processes
 
 
