@@ -30,12 +30,14 @@ def present(config: RunConfig) -> tuple[str, ...]:
     """The GPUs for extraction, as CUDA_VISIBLE_DEVICES names them: `runner.gpus`, or all that this process may see."""
     if config.runner.gpus:
         return tuple(map(str, config.runner.gpus))
-    if os.environ.get("DUALFORCE_DEVICE", "cuda") != "cuda":  # the user has chosen
+    kind, _, one = (os.environ.get("DUALFORCE_DEVICE") or "cuda").partition(":")
+    if kind != "cuda":  # the user has chosen
         return ()
     import torch
 
     count = torch.cuda.device_count()
-    return tuple((named() or [str(n) for n in range(count)])[:count])
+    there = tuple((named() or [str(n) for n in range(count)])[:count])
+    return there[int(one) : int(one) + 1] if one else there
 
 
 def workers(config: RunConfig, stage: str) -> tuple[int, tuple[str, ...]]:

@@ -186,6 +186,8 @@ def _begin_worker(gpus: tuple[str, ...], begun: Any) -> None:
         with begun.get_lock():
             turn, begun.value = begun.value, begun.value + 1
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[turn % len(gpus)]
+        if os.environ.get("DUALFORCE_DEVICE", "").startswith("cuda"):
+            os.environ["DUALFORCE_DEVICE"] = "cuda"  # the only one that the process sees
     cores.one_each()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -116,11 +116,16 @@ class Encoder:
     def _model(self) -> Any:
         from transformers import UMT5EncoderModel
 
+        from dualforce_model.features.networks.complete import require_complete
         from dualforce_model.features.networks.device import dtype_of, pick
 
         dtype = dtype_of(self._config.precision)
         with _read_from(self._folder):
-            model: Any = UMT5EncoderModel.from_pretrained(self._folder / "text_encoder", dtype=dtype)
+            loaded: Any = UMT5EncoderModel.from_pretrained(
+                self._folder / "text_encoder", dtype=dtype, output_loading_info=True
+            )
+        model, report = loaded
+        require_complete(report, self._folder / "text_encoder", "UMT5's encoder")
         return model.to(pick()).eval()
 
     def __call__(self, caption: str) -> np.ndarray:

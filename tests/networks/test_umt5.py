@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tiny_umt5
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 from dualforce_model import weights
@@ -58,6 +61,17 @@ def test_missing_weights_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path / "nothing"))
     with pytest.raises(weights.MissingWeightsError, match="dualforce weights fetch umt5_xxl"):
         umt5.embed(["a"], tmp_path / "text", Umt5Config())
+
+
+def test_an_encoder_that_lacks_a_weight_is_refused(tmp_path, folder):
+    lost = "encoder.block.1.layer.0.SelfAttention.q.weight"
+    (index,) = (folder / "text_encoder").glob("*.index.json")
+    listed = json.loads(index.read_text())
+    shard = folder / "text_encoder" / listed["weight_map"].pop(lost)
+    index.write_text(json.dumps(listed))
+    save_file({name: value for name, value in load_file(shard).items() if name != lost}, shard, {"format": "pt"})
+    with pytest.raises(weights.WeightsError, match=r"does not fit UMT5's encoder: missing .*SelfAttention\.q\.weight"):
+        umt5.embed(["a person talks"], tmp_path / "text", Umt5Config(precision="float32"))
 
 
 def test_the_published_encoder_has_the_size_that_the_model_expects():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
 
 from dualforce_model.features.networks import wan
 from dualforce_model.features.networks.device import numbers
@@ -109,7 +112,10 @@ def test_bfloat16_stays_near_float32(folder, vae, frames):
     with numbers("bfloat16"):
         exact, rounded = encode(vae, frames, 2), encode(half, frames, 2)
     error = (exact - rounded).norm() / exact.norm()
-    assert 0 < error < 0.03
+    with numbers("bfloat16"):
+        back, rounded_back = decode(vae, exact, 2).float(), decode(half, exact, 2).float()
+    assert 0 < error < 0.01
+    assert 0 < (back - rounded_back).square().mean().sqrt() < 2  # of 255 levels
 
 
 def test_other_weights_are_refused(tmp_path):
@@ -118,3 +124,13 @@ def test_other_weights_are_refused(tmp_path):
         wan.load(tmp_path, torch.float32, torch.device("cpu"), compiled=False)
     with pytest.raises(WeightsError, match="holds no AutoencoderKLWan"):
         wan.load(tmp_path / "nothing", torch.float32, torch.device("cpu"), compiled=False)
+
+
+def test_incomplete_weights_are_refused_and_not_filled_with_random_numbers(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (path,) = (tmp_path / wan.FOLDER).glob("*.safetensors")
+    weights = load_file(path)
+    del weights["encoder.conv_in.weight"]
+    save_file(weights, path)
+    with pytest.raises(WeightsError, match=r"missing \['encoder\.conv_in\.weight'\] \(1 in all\)"):
+        wan.load(tmp_path, torch.float32, torch.device("cpu"), compiled=False)

@@ -26,6 +26,8 @@ def job(item):
         (Path(folder) / str(os.getpid())).touch()
         until(lambda: len(list(Path(folder).iterdir())) == processes, "all processes to have an item")
         return os.environ["CUDA_VISIBLE_DEVICES"]
+    if kind == "environment":
+        return os.environ.get(value)
     if kind == "threads":
         import cv2
         import torch

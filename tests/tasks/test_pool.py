@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from pool_jobs import job
 from waiting import until
 
@@ -69,6 +70,16 @@ def test_an_error_belongs_to_its_item():
 def test_processes_are_dealt_out_to_the_gpus(tmp_path):
     found = results(Pool(4, ("2", "5")), [("gpu", (str(tmp_path), 4))] * 4)
     assert sorted(found.values()) == ["2", "2", "5", "5"]
+
+
+def test_a_gpu_that_the_user_chose_is_the_only_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of GPUs that a test may not have
+    assert devices.present(RunConfig()) == ("3", "5")
+    monkeypatch.setenv("DUALFORCE_DEVICE", "cuda:1")
+    assert devices.present(RunConfig()) == ("5",)
+    asked = [("environment", name) for name in ("CUDA_VISIBLE_DEVICES", "DUALFORCE_DEVICE")]
+    assert results(Pool(1, ("5",)), asked) == {0: "5", 1: "cuda"}
 
 
 def test_networks_get_a_few_processes_per_gpu_and_all_else_one_per_core(monkeypatch):

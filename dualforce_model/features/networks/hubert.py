@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dualforce_model.features.networks.complete import require_complete
 from dualforce_model.features.networks.device import dtype_of, numbers, pick
 from dualforce_model.weights import WeightsError
 
@@ -27,11 +28,7 @@ def network(folder: Path, config: HubertConfig) -> Network:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"{folder} holds no HuBERT that can be read: {error}") from error
     model, report = loaded
-    missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")  # for training alone
-    if missing or report["mismatched_keys"]:
-        raise WeightsError(
-            f"{folder} does not fit HuBERT: missing {missing[:3]}, other shapes {report['mismatched_keys']}"
-        )
+    require_complete(report, folder, "HuBERT", spare=("masked_spec_embed",))  # for its training alone
     return run(model, config, str(folder))
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dualforce_model.features.networks.complete import require_complete
 from dualforce_model.timeline import SPATIAL, STRIDE
 from dualforce_model.weights import WeightsError
 
@@ -194,7 +195,8 @@ class WanVae(nn.Module):
             raise WeightsError(
                 "these are not the weights of Wan 2.1's VAE (16 channels): Wan 2.2's has another geometry"
             )
-        self.vae = vae.eval().requires_grad_(False).to(device, dtype)
+        # nn.Module's own `to`: diffusers' warns of modules to be kept in float32, of which this network has none
+        self.vae = nn.Module.to(vae.eval().requires_grad_(False), device, dtype)
         for module in self.vae.modules():
             if isinstance(module, nn.Conv3d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
@@ -307,7 +309,10 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device, compiled: bool)
     from diffusers import AutoencoderKLWan
 
     try:
-        vae = AutoencoderKLWan.from_pretrained(folder / FOLDER, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        vae, report = AutoencoderKLWan.from_pretrained(
+            folder / FOLDER, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"{folder / FOLDER} holds no AutoencoderKLWan: {error}") from error
+    require_complete(report, folder / FOLDER, "Wan's VAE")
     return WanVae(vae, dtype, device, compiled, paired=compiled)
