@@ -24,7 +24,7 @@ def plan(run: Run) -> list[Item]:
         piece = {"cut": facts["cut"]} if "cut" in facts else {}
         mine = identity(
             stage="face_crop",
-            version=faces.VERSION,
+            version=run.config.face_crop.version,
             config=settings,
             weights=weights,
             content=facts["content"],

@@ -73,7 +73,7 @@ ENTRIES = (
     _extract("liveportrait"),
     _extract("emoca"),
     _extract("whole_wan"),
-    _extract("whole_liveportrait", "--workers", "12"),
+    _extract("whole_liveportrait"),
     Entry(
         "parallel",
         ("parallel",),

@@ -4,9 +4,9 @@ A source is read twice, one frame at a time. `scan` finds shots and face tracks;
 every frame once, so that later stages neither detect faces nor decode the source again.
 """
 
-from dualforce_model.faces.config import VERSION, FaceCropConfig
+from dualforce_model.faces.config import FaceCropConfig
 from dualforce_model.faces.crop import crop_source
 from dualforce_model.faces.insightface import weights_of
 from dualforce_model.faces.picture import crop_picture
 
-__all__ = ["VERSION", "FaceCropConfig", "crop_picture", "crop_source", "weights_of"]
+__all__ = ["FaceCropConfig", "crop_picture", "crop_source", "weights_of"]

@@ -7,7 +7,9 @@ from typing import Literal
 
 from dualforce_model.config import ConfigError
 
-VERSION = "1"  # change it whenever the same source and config give other bytes
+# Change them whenever the same source and config give other bytes: all clips, and those with the landmarker's landmarks.
+VERSION = "1"
+LANDMARKER_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class FaceCropConfig:
     max_tracks: int = 2  # clips per shot
     min_shot_s: float = 0.4  # seconds
     max_clip_s: float = 60.0  # seconds
+
+    @property
+    def version(self) -> str:
+        """Version of what the configured backends do."""
+        return f"{VERSION}, landmarker {LANDMARKER_VERSION}" if self.landmarks == "landmarker" else VERSION
 
     def __post_init__(self) -> None:
         if self.size < 64 or self.size % 16:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dualforce_model.errors import Rejected
-from dualforce_model.faces.config import VERSION, FaceCropConfig
+from dualforce_model.faces.config import FaceCropConfig
 from dualforce_model.faces.detect import cut
 from dualforce_model.faces.mesh import FaceMeter
 from dualforce_model.faces.plan import Plan, plan
@@ -164,7 +164,7 @@ class _Rendering:
             "clip_id": clip.clip_id,
             "feature": "landmarks",
             "backend": self.config.backend,
-            "version": VERSION,
+            "version": self.config.version,
         }
         write_tensors(clip.landmarks, arrays, provenance)
         pixels = plan.side / self.config.size  # source pixels per clip pixel

@@ -25,7 +25,10 @@ _FLIP = np.diag([1.0, -1.0, -1.0])  # y up and z to the camera, against our y do
 
 
 class Landmarker:
-    """Consecutive pictures of one face; `points` as `detect.Mesh` gives them, then `blendshapes` and `matrix` of it."""
+    """Consecutive pictures of a face; `points` as `detect.Mesh` gives them, then `blendshapes` and `matrix` of it.
+
+    Of two faces in a picture it is the larger one.
+    """
 
     def __init__(self, min_presence: float):
         from mediapipe.tasks.python import BaseOptions, vision
@@ -36,7 +39,8 @@ class Landmarker:
         options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(weights.locate(WEIGHTS) / FILE)),
             running_mode=vision.RunningMode.VIDEO,
-            num_faces=1,
+            # With one face the task smooths its points over time, so that lips come half a frame late. Two: it does not.
+            num_faces=2,
             min_tracking_confidence=min_presence,
             output_face_blendshapes=True,
             output_facial_transformation_matrixes=True,
@@ -54,9 +58,11 @@ class Landmarker:
         if not found.face_landmarks:
             self.blendshapes, self.matrix = np.zeros_like(self.blendshapes), np.zeros_like(self.matrix)
             return None
-        self.blendshapes = np.array([shape.score for shape in found.face_blendshapes[0]], np.float32)
-        self.matrix = np.asarray(found.facial_transformation_matrixes[0], np.float32)
-        return np.array([(p.x, p.y, p.z) for p in found.face_landmarks[0]], np.float32)
+        faces = [np.array([(p.x, p.y, p.z) for p in face], np.float32) for face in found.face_landmarks]
+        largest = int(np.argmax([np.ptp(points[:, :2], axis=0).max() for points in faces]))
+        self.blendshapes = np.array([shape.score for shape in found.face_blendshapes[largest]], np.float32)
+        self.matrix = np.asarray(found.facial_transformation_matrixes[largest], np.float32)
+        return faces[largest]
 
     def close(self) -> None:
         """Stop the graph; once is enough, more often does no harm."""

@@ -102,6 +102,19 @@ def test_flame_by_deca(clip):
     assert shapes == {"flame": (12, 159), "valid": (12, 159)}
 
 
+@pytest.mark.parametrize(("width", "own"), [(50, {}), (53, {"jaw": 50}), (56, {"pose": 50, "jaw": 53})])
+def test_emoca_takes_from_its_own_encoder_what_that_gives(width, own):
+    torch.manual_seed(0)
+    network = deca.Coarse(deca.Encoder(), deca.Encoder(width)).eval()
+    pictures = torch.rand(1, 3, deca.SIZE, deca.SIZE)
+    with torch.inference_mode():
+        out, code, expression = network(pictures), network.flame(pictures), network.expression(pictures)
+    torch.testing.assert_close(out["expression"], expression[:, :50])
+    for name, place in {"pose": 200, "jaw": 203}.items():  # in DECA's code, after shape, texture and expression
+        there = expression[:, own[name] : own[name] + 3] if name in own else code[:, place : place + 3]
+        torch.testing.assert_close(out[name], there)
+
+
 def test_camera_keeps_points_where_they_are():
     """A point seen by the crop's camera and by the clip's is the same pixel."""
     camera = np.array([[9.0, 0.02, -0.01]])

@@ -126,6 +126,16 @@ def test_other_weights_are_refused(tmp_path):
         wan.load(tmp_path / "nothing", torch.float32, torch.device("cpu"), compiled=False)
 
 
+def test_the_published_size_loads(tmp_path):
+    AutoencoderKLWan().save_pretrained(tmp_path / wan.FOLDER)
+    full = wan.load(tmp_path, torch.bfloat16, torch.device("cpu"), compiled=False)
+    assert 126e6 < sum(p.numel() for p in full.parameters()) < 128e6
+    with numbers("bfloat16"):
+        latents = encode(full, torch.zeros(1, 3, 5, SIDE, SIDE, dtype=torch.uint8), 1)
+    assert latents.shape == (1, 16, 2, SIDE // 8, SIDE // 8)
+    assert latents.isfinite().all()
+
+
 def test_incomplete_weights_are_refused_and_not_filled_with_random_numbers(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (path,) = (tmp_path / wan.FOLDER).glob("*.safetensors")
