@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from dualforce_model.weights.pins import Pins
+    from dualforce_model.weights.registry import Weights
 
 app = typer.Typer(help="Weights of the published extractors: list, fetch, verify.", no_args_is_help=True)
 console = Console()
@@ -20,7 +24,7 @@ Names = Annotated[list[str], typer.Argument(help="Names from `dualforce weights 
 def list_weights(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Every set of weights: what it is for, where it comes from, its licence, and whether it is here."""
     from dualforce_model.weights import WEIGHTS
-    from dualforce_model.weights.place import missing, place_of
+    from dualforce_model.weights.place import missing, place_of, read_pins
 
     rows = [
         {
@@ -28,10 +32,12 @@ def list_weights(as_json: Annotated[bool, typer.Option("--json")] = False) -> No
             "purpose": one.purpose,
             "source": one.source,
             "revision": one.revision,
+            "commit": read_pins(one.name).commit,
             "licence": one.licence,
             "restriction": one.restriction,
             "folder": str(place_of(one.name)),
             "missing": missing(one.name),
+            "files": _files(one, read_pins(one.name)),
         }
         for one in WEIGHTS.values()
     ]
@@ -45,13 +51,25 @@ def list_weights(as_json: Annotated[bool, typer.Option("--json")] = False) -> No
     console.print(table)
 
 
+def _files(weights: Weights, pins: Pins) -> list[dict[str, Any]]:
+    """Each file's size and sha256: what is published, else what is pinned, else nothing."""
+    rows = []
+    for file in weights.files:
+        pin = pins.files.get(file.path, {})
+        size, sha256 = file.size or pin.get("size"), file.sha256 or pin.get("sha256")
+        rows.append({"path": file.path, "size": size, "sha256": sha256, "pinned": bool(pin)})
+    return rows
+
+
 @app.command()
 def fetch(
     names: Names,
     folder: Annotated[
         Path | None, typer.Option(help="A folder that holds the files already; it is linked, nothing is fetched.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Fetch all files anew, and forget what was pinned.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Fetch all files anew, and pin them in place of the old.")
+    ] = False,
 ) -> None:
     """Download sets of weights; an interrupted download goes on where it broke off. Their licences are yours to keep."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -71,28 +89,36 @@ def fetch(
         columns = (TextColumn("  {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=console, transient=True) as shown:
             task = shown.add_task(one.name, total=sum(file.size or 0 for file in one.files) or None)
-            place = download(one, again=again, progress=lambda count: shown.advance(task, count))  # noqa: B023
+            place = download(
+                one,
+                again=again,
+                progress=lambda count: shown.advance(task, count),  # noqa: B023
+                say=lambda text: console.print(f"  {escape(text)}", soft_wrap=True),
+            )
         console.print(f"  {place}", soft_wrap=True)
 
 
 @app.command()
-def verify(names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here.")] = None) -> None:
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all that are here, in part even.")] = None,
+) -> None:
     """Read every byte of the weights that are here and compare with what was published or pinned."""
-    from dualforce_model.weights import WEIGHTS, WeightsError
-    from dualforce_model.weights.place import check, missing
+    from dualforce_model.weights import WEIGHTS, MissingWeightsError, WeightsError
+    from dualforce_model.weights.place import begun, check, root
 
-    here = names or [name for name in WEIGHTS if not missing(name)]
+    here = names or [name for name in WEIGHTS if begun(name)]
     failed = False
     for name in here:
         try:
             pins = check(name, thorough=True)
         except WeightsError as error:
             failed = True
-            console.print(f"[red]wrong[/]  {name}: {escape(str(error))}", soft_wrap=True)
+            what = "[red]lacks[/]" if isinstance(error, MissingWeightsError) else "[red]wrong[/]"
+            console.print(f"{what}  {name}: {escape(str(error))}", soft_wrap=True)
         else:
-            size = sum(pin["size"] for pin in pins.values())
-            console.print(f"[green]good[/]   {name}: {len(pins)} files, {size / 2**20:.1f} MiB", soft_wrap=True)
+            size = sum(pin["size"] for pin in pins.files.values())
+            console.print(f"[green]good[/]   {name}: {len(pins.files)} files, {size / 2**20:.1f} MiB", soft_wrap=True)
     if not here:
-        console.print("no weights are here; see `dualforce weights list`")
+        console.print(f"no weights are in {escape(str(root()))}; see `dualforce weights list`", soft_wrap=True)
     if failed:
         raise typer.Exit(1)

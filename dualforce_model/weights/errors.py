@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from dualforce_model.config import ConfigError
 
 
@@ -11,3 +15,15 @@ class WeightsError(ConfigError):
 
 class MissingWeightsError(WeightsError):
     """Weights that a chosen backend needs are not on this machine; the message names the command that gets them."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An error of the disk becomes a WeightsError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"{error.filename or path} can't be written ({error.strerror or error}); make room or mend the permissions"
+            " there, or name another folder in DUALFORCE_WEIGHTS, then fetch again"
+        ) from error

@@ -3,24 +3,22 @@
 A set lies in `<root>/<name>/`; root is `DUALFORCE_WEIGHTS`, or `~/.cache/dualforce/weights`. That folder may be a link
 to one that a person named (`dualforce weights fetch NAME --folder DIR`). What was first found or fetched is pinned in
 `<root>/<name>.pins.json`: size and sha256 of each file, and the size and time of change at which it was read, so that a
-digest is computed again only when a file was touched.
+digest is computed again only when a file was touched; sha256 of each archive; the commit of a set on the Hub.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from dualforce_model.store import digest_file, identity, write_json
+from dualforce_model.store import identity
+from dualforce_model.weights import pins as pinned
 from dualforce_model.weights.errors import MissingWeightsError, WeightsError
+from dualforce_model.weights.pins import Pins
 from dualforce_model.weights.registry import Weights, named
 
 ROOT_VARIABLE = "DUALFORCE_WEIGHTS"
-
-Pins = dict[str, dict[str, Any]]  # path -> size, sha256, changed (nanoseconds)
 
 
 def root() -> Path:
@@ -31,6 +29,16 @@ def root() -> Path:
 def place_of(name: str) -> Path:
     """The folder of a set, whether it is there or not."""
     return root() / named(name).name
+
+
+def pins_of(name: str) -> Path:
+    """The file of a set's pins, whether it is there or not."""
+    return root() / f"{named(name).name}.pins.json"
+
+
+def begun(name: str) -> bool:
+    """Is anything of the set here: its folder (a broken link, even) or its pins?"""
+    return place_of(name).exists() or place_of(name).is_symlink() or pins_of(name).exists()
 
 
 def missing(name: str) -> list[str]:
@@ -51,41 +59,31 @@ def locate(name: str) -> Path:
 
 
 def read_pins(name: str) -> Pins:
-    path = root() / f"{name}.pins.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise WeightsError(
-            f"{path} is damaged ({error}); delete it and run `dualforce weights verify {name}`"
-        ) from error
+    return pinned.read(pins_of(name))
 
 
-def check(name: str, thorough: bool) -> Pins:
+def write_pins(name: str, pins: Pins) -> None:
+    pinned.write(pins_of(name), pins)
+
+
+def check(name: str, thorough: bool, pins: Pins | None = None) -> Pins:
     """Compare a set with what is known of it, pin what is not; returns its pins.
 
     thorough: read every byte; otherwise only files whose size or time of change differ from when they were pinned.
-    Raises MissingWeightsError, WeightsError for a file that is not the known or pinned one.
+    pins: instead of those on the disk, which they replace. Raises MissingWeightsError, WeightsError for a file that is
+    not the known or pinned one.
     """
-    folder, weights, pins = locate(name), named(name), read_pins(name)
-    now = {file.path: _pin(folder / file.path, pins.get(file.path), thorough) for file in weights.files}
-    wrong = []
-    for file in weights.files:
-        pin, before = now[file.path], pins.get(file.path, {})
-        expected = file.sha256 or before.get("sha256")
-        if expected and pin["sha256"] != expected:
-            known = "published" if file.sha256 else "pinned"
-            wrong.append(f"{file.path} has sha256 {pin['sha256']}, {known} is {expected}")
+    folder, stored = locate(name), pins is None
+    pins = read_pins(name) if pins is None else pins
+    now, wrong = pinned.compare(named(name), folder, pins, thorough)
     if wrong:
         raise WeightsError(
             f"the weights {name!r} in {folder} are not the right ones: {'; '.join(wrong)}. Fetch them"
-            f" again with `dualforce weights fetch {name} --again`; if the change is meant, delete"
-            f" {root() / f'{name}.pins.json'}"
+            f" again with `dualforce weights fetch {name} --again`; if the change is meant, delete {pins_of(name)}"
         )
-    if now != pins:
+    if now != pins or not stored:
         with suppress(PermissionError):  # a shared folder that only others may write to: digests are computed each time
-            write_json(root() / f"{name}.pins.json", now)
+            write_pins(name, now)
     return now
 
 
@@ -94,27 +92,27 @@ def digest(name: str) -> str:
 
     Raises WeightsError.
     """
-    return identity(weights=name, files={path: pin["sha256"] for path, pin in check(name, thorough=False).items()})
-
-
-def _pin(path: Path, before: dict[str, Any] | None, thorough: bool) -> dict[str, Any]:
-    facts = path.stat()
-    if not thorough and before and (before["size"], before["changed"]) == (facts.st_size, facts.st_mtime_ns):
-        return before
-    return {"size": facts.st_size, "changed": facts.st_mtime_ns, "sha256": digest_file(path)}
+    pins = check(name, thorough=False)
+    return identity(weights=name, files={path: pin["sha256"] for path, pin in pins.files.items()})
 
 
 def use_folder(weights: Weights, folder: Path) -> Path:
-    """Take `folder`, which holds the set's files already, as its place. Raises WeightsError naming what it lacks."""
+    """Take `folder`, which holds the set's files already, as its place. Raises WeightsError naming what is wrong there."""
     absent = [file.path for file in weights.files if not (folder / file.path).is_file()]
     if absent:
         raise WeightsError(f"{folder} lacks {', '.join(absent)}, which the weights {weights.name!r} consist of")
     place = place_of(weights.name)
     if place.exists() and not place.is_symlink():
         raise WeightsError(f"{place} exists; move it away before another folder is named in its stead")
+    now, wrong = pinned.compare(weights, folder, read_pins(weights.name), thorough=True)
+    if wrong:
+        raise WeightsError(
+            f"{folder} does not hold the weights {weights.name!r}: {'; '.join(wrong)}. Nothing was changed; name another"
+            f" folder, or, if the change is meant, delete {pins_of(weights.name)} first"
+        )
     place.parent.mkdir(parents=True, exist_ok=True)
     link = place.with_name(f".{place.name}-{os.getpid()}")
     link.symlink_to(folder.resolve(), target_is_directory=True)
     link.replace(place)
-    check(weights.name, thorough=True)
+    write_pins(weights.name, now)
     return place

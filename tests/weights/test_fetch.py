@@ -1,106 +1,32 @@
-"""Fetching from a server that stalls, truncates, is too busy and serves wrong bytes."""
+"""Sets of files: fetched, pinned, verified, named where they lie."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import io
-import random
+import json
+import subprocess
+import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from dualforce_model.weights import MissingWeightsError, WeightsError, digest, locate
-from dualforce_model.weights import registry as registry_module
-from dualforce_model.weights.download import Patience, download
+from dualforce_model.weights.download import Patience
 from dualforce_model.weights.fetch import fetch
-from dualforce_model.weights.place import check, use_folder
+from dualforce_model.weights.place import check, pins_of, read_pins, use_folder
 from dualforce_model.weights.registry import WEIGHTS, File, Weights
 
-spec = importlib.util.spec_from_file_location("bad_server", Path(__file__).with_name("server.py"))
-bad_server = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bad_server)
-
 PATIENCE = Patience(stall_s=0.3, tries=3, first_wait_s=0.0)
-BODY = random.Random(0).randbytes(300_000)
-SHA = hashlib.sha256(BODY).hexdigest()
 
 
-@pytest.fixture
-def server():
-    server = bad_server.BadServer()
-    server.files["/a.bin"] = BODY
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path / "weights"))
-    return tmp_path / "weights"
-
-
-@pytest.fixture
-def register(monkeypatch):
-    def add(weights):
-        monkeypatch.setitem(registry_module.WEIGHTS, weights.name, weights)
-        return weights
-
-    return add
-
-
-@pytest.mark.parametrize(
-    ("troubles", "requests"),
-    [
-        ([], 1),
-        ([429, 503], 3),
-        ([("truncate", 70_000), ("truncate", 70_000), ("truncate", 70_000), ("truncate", 70_000)], 5),
-        ([("stall", 100_000)], 2),
-        ([("truncate", 1000), ("no_range",)], 2),
-        ([("wrong",)], 2),
-        ([("truncate", 1000), ("wrong",)], 3),
-    ],
-)
-def test_troubles_are_overcome(server, tmp_path, troubles, requests):
-    server.troubles["/a.bin"] = troubles
-    assert download(f"{server.url}/a.bin", tmp_path / "a.bin", len(BODY), SHA, PATIENCE) == SHA
-    assert (tmp_path / "a.bin").read_bytes() == BODY
-    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
-    assert len(server.requests) == requests
-    server.release.set()
-
-
-def test_a_broken_download_goes_on_where_it_broke(server, tmp_path):
-    server.troubles["/a.bin"] = [("truncate", 120_000), 503, 503, 503]
-    with pytest.raises(WeightsError, match=r"503.*120000 bytes are kept"):
-        download(f"{server.url}/a.bin", tmp_path / "a.bin", None, None, PATIENCE)
-    assert not (tmp_path / "a.bin").exists()
-    got = []
-    assert download(f"{server.url}/a.bin", tmp_path / "a.bin", None, None, PATIENCE, got.append) == SHA
-    assert server.requests[-1] == ("GET", "/a.bin", "bytes=120000-")
-    assert sum(got) == len(BODY) - 120_000
-
-
-def test_what_cannot_be_had_is_said(server, tmp_path):
-    server.troubles["/a.bin"] = [("wrong",)] * 2
-    with pytest.raises(WeightsError, match=r"serves other bytes than published"):
-        download(f"{server.url}/a.bin", tmp_path / "a.bin", None, SHA, PATIENCE)
-    with pytest.raises(WeightsError, match=r"404"):
-        download(f"{server.url}/none", tmp_path / "b", None, None, PATIENCE)
-    with pytest.raises(WeightsError, match=r"300000 bytes, 5 were published"):
-        download(f"{server.url}/a.bin", tmp_path / "c", 5, None, PATIENCE)
-    assert not [p for p in tmp_path.iterdir() if p.suffix != ".part"]
-
-
-def test_a_set_is_fetched_pinned_and_verified(server, root, register):
-    server.files |= {"/x/config.json": b"{}", "/x/sub/w.bin": BODY}
+def test_a_set_is_fetched_pinned_and_verified(server, root, register, body):
+    server.files |= {"/x/config.json": b"{}", "/x/sub/w.bin": body}
     server.troubles["/x/sub/w.bin"] = [503, ("truncate", 5)]
     register(Weights("t", "test", f"{server.url}/x", "1", (File("config.json"), File("sub/w.bin")), "MIT"))
     with pytest.raises(MissingWeightsError, match=r"dualforce weights fetch t"):
         locate("t")
     folder = fetch(WEIGHTS["t"], patience=PATIENCE)
-    assert (folder / "sub/w.bin").read_bytes() == BODY
+    assert (folder / "sub/w.bin").read_bytes() == body
     before, asked = digest("t"), len(server.requests)
     assert fetch(WEIGHTS["t"], patience=PATIENCE) == folder
     assert len(server.requests) == asked
@@ -115,31 +41,110 @@ def test_a_set_is_fetched_pinned_and_verified(server, root, register):
     assert digest("t") != before
 
 
-def test_members_of_an_archive(server, root, register):
+def test_pins_outlive_a_fetch_that_fails(server, root, register):
+    server.files |= {"/x/a": b"a", "/x/b": b"b"}
+    folder = fetch(register(Weights("t", "test", f"{server.url}/x", "1", (File("a"), File("b")), "MIT")))
+    (folder / "b").write_bytes(b"damaged")
+    before = pins_of("t").read_bytes()
+    server.troubles["/x/b"] = [404]
+    with pytest.raises(WeightsError, match=r"404"):
+        fetch(WEIGHTS["t"], again=True, patience=PATIENCE)
+    assert pins_of("t").read_bytes() == before
+    with pytest.raises(WeightsError, match=r"b has sha256 .* pinned is"):
+        check("t", thorough=True)
+    fetch(WEIGHTS["t"], again=True, patience=PATIENCE)
+    assert (folder / "b").read_bytes() == b"b"
+
+
+def test_pins_of_the_first_kind_are_read(server, root, register):
+    server.files |= {"/x/a": b"a"}
+    fetch(register(Weights("t", "test", f"{server.url}/x", "1", (File("a"),), "MIT")))
+    pins = read_pins("t")
+    pins_of("t").write_text(json.dumps(pins.files))
+    assert read_pins("t") == pins
+    pins_of("t").write_text('{"files": {}, "more": 1}')
+    with pytest.raises(WeightsError, match=r"t.pins.json is damaged .*delete it and run `dualforce weights verify t`"):
+        read_pins("t")
+
+
+FETCH = """
+import sys
+from dualforce_model.weights.fetch import fetch
+from dualforce_model.weights.registry import WEIGHTS, File, Weights
+WEIGHTS["z"] = Weights("z", "test", "", "1", (File("a", url=sys.argv[1], member="a"),), "MIT")
+print(fetch(WEIGHTS["z"], say=lambda text: print(text, flush=True)))
+"""
+
+
+def test_of_two_processes_one_fetches_and_one_waits(server, root, body):
+    server.files["/m.zip"] = zipped({"a": body})
+    server.troubles["/m.zip"] = [("hold",)]
+    command = [sys.executable, "-c", FETCH, f"{server.url}/m.zip"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.asked.wait(30)
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert second.stdout.readline() == f"waiting: another process holds {root / '.z.lock'}\n"
+    server.release.set()
+    assert first.communicate(timeout=30)[0] == second.communicate(timeout=30)[0] == f"{root / 'z'}\n"
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert len(server.requests) == 1
+    assert (root / "z" / "a").read_bytes() == body
+    assert sorted(p.name for p in root.iterdir()) == ["z", "z.pins.json"]
+
+
+def zipped(members, method=zipfile.ZIP_STORED):
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("EMOCA/detail/checkpoints/deca-epoch=03.ckpt", BODY)
-        archive.writestr("EMOCA/cfg.yaml", "x")
-    server.files["/m.zip"] = packed.getvalue()
-    file = File("emoca.ckpt", url=f"{server.url}/m.zip", member="*/detail/checkpoints/*.ckpt")
-    folder = fetch(register(Weights("z", "test", server.url, "1", (file,), "MIT")), patience=PATIENCE)
-    assert [p.name for p in folder.iterdir()] == ["emoca.ckpt"]
-    assert (folder / "emoca.ckpt").read_bytes() == BODY
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
 
 
-def test_the_hub(server, root, register, monkeypatch):
-    import huggingface_hub.constants
+@pytest.fixture
+def set_in_a_zip(server, register):
+    files = tuple(File(f"{name}.ckpt", url=f"{server.url}/m.zip", member=f"*/{name}*.ckpt") for name in "ab")
+    return register(Weights("z", "test", server.url, "1", files, "MIT"))
 
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(
-        huggingface_hub.constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        server.url + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    server.files["/o/r/resolve/main/w.bin"] = BODY
-    folder = fetch(register(Weights("h", "test", "hf:o/r", "main", (File("w.bin"),), "MIT")), patience=PATIENCE)
-    assert (folder / "w.bin").read_bytes() == BODY
-    assert ("HEAD", "/o/r/resolve/main/w.bin", None) in server.requests
+
+def test_members_of_an_archive(server, root, set_in_a_zip, body):
+    server.files["/m.zip"] = zipped({"E/a-epoch=03.ckpt": body, "E/b.ckpt": b"b", "E/cfg.yaml": "x"})
+    folder = fetch(set_in_a_zip, patience=PATIENCE)
+    assert sorted(p.name for p in folder.iterdir()) == ["a.ckpt", "b.ckpt"]
+    assert (folder / "a.ckpt").read_bytes() == body
+    (folder / "a.ckpt").unlink()
+    server.files["/m.zip"] = zipped({"E/a.ckpt": b"new", "E/b.ckpt": b"new"})  # the archive is pinned, too
+    with pytest.raises(WeightsError, match=r"m.zip serves other bytes than were published or pinned"):
+        fetch(set_in_a_zip, patience=PATIENCE)
+    fetch(set_in_a_zip, again=True, patience=PATIENCE)
+    assert (folder / "a.ckpt").read_bytes() == b"new"
+
+
+def spoil_the_stream(data):
+    return data[:1000] + b"\xff" * 200 + data[1200:]
+
+
+def spoil_the_method(data):
+    """Compression method 99 in the local header and in the directory."""
+    at = data.index(b"PK\x01\x02")
+    return data[:8] + b"\x63\x00" + data[10 : at + 10] + b"\x63\x00" + data[at + 12 :]
+
+
+@pytest.mark.parametrize("spoil", [spoil_the_stream, spoil_the_method, lambda data: data[:-10]])
+def test_a_damaged_archive_is_said_and_deleted(server, root, set_in_a_zip, body, spoil):
+    members = {"E/a.ckpt": body.hex(), "E/b.ckpt": b"b"}
+    server.files["/m.zip"] = spoil(zipped(members, zipfile.ZIP_DEFLATED))
+    with pytest.raises(WeightsError, match=r"m.zip is no whole zip file \(.*\); it was deleted, fetch it again"):
+        fetch(set_in_a_zip, patience=PATIENCE)
+    assert list((root / "z").iterdir()) == []
+    server.files["/m.zip"] = zipped(members, zipfile.ZIP_DEFLATED)
+    fetch(set_in_a_zip, patience=PATIENCE)
+
+
+def test_an_archive_with_other_members_is_said_and_deleted(server, root, set_in_a_zip):
+    server.files["/m.zip"] = zipped({"E/a1.ckpt": b"", "E/a2.ckpt": b""})
+    with pytest.raises(WeightsError, match=r"m.zip holds 2 files like \*/a\*.ckpt, one was expected"):
+        fetch(set_in_a_zip, patience=PATIENCE)
+    assert list((root / "z").iterdir()) == []
 
 
 def test_a_named_folder_is_used_and_verified(root, shared_data, tmp_path):
@@ -154,8 +159,11 @@ def test_a_named_folder_is_used_and_verified(root, shared_data, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "silero_vad_16k_op15.onnx").write_bytes((given / "silero_vad_16k_op15.onnx").read_bytes()[:-1] + b"x")
-    with pytest.raises(WeightsError, match=r"published is 7ed98ddb"):
+    before = pins_of("silero_vad").read_bytes()
+    with pytest.raises(WeightsError, match=r"copy does not hold .* published is 7ed98ddb.*Nothing was changed"):
         use_folder(WEIGHTS["silero_vad"], copy)
+    assert locate("silero_vad").resolve() == given.resolve()
+    assert pins_of("silero_vad").read_bytes() == before
 
 
 def test_weights_by_hand_say_how(root):
