@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -25,9 +26,7 @@ def plan(run: Run) -> list[Item]:
     if not len(trained):
         raise RunError(f"no finished training in {run.dir}; run the stage {last!r} first")
     (training,) = trained.itertuples(index=False)
-    table = pd.read_parquet(run.dir / "metadata.parquet").sort_values("clip_id")
-    order = table["split"].map({"val": 0, "test": 1, "train": 2})
-    clip = next(table.loc[order.sort_values(kind="stable").index].itertuples(index=False))
+    clip = sample_clip(run.dir)
     mine = identity(
         stage="generate",
         version=VERSION,
@@ -37,6 +36,15 @@ def plan(run: Run) -> list[Item]:
     )
     payload = {"config": run.config.generate, "checkpoint": row_facts(training)["folder"], "split": clip.split}
     return [Item(mine, "", "", clip.clip_id, payload)]
+
+
+def sample_clip(run_dir: Path) -> Any:
+    """The row of metadata.parquet that a sample is made after. Raises RunError when there is none."""
+    table = pd.read_parquet(run_dir / "metadata.parquet").sort_values("clip_id")
+    order = table["split"].map({"val": 0, "test": 1, "train": 2})
+    for clip in table.loc[order.sort_values(kind="stable").index].itertuples(index=False):
+        return clip
+    raise RunError(f"{run_dir / 'metadata.parquet'} holds no clip to make a sample after; run the stage metadata again")
 
 
 def clip_files(run: Run, clip_id: str) -> str:

@@ -51,7 +51,12 @@ def plan(run: Run) -> list[Item]:
         config=configs.to_dict(run.config.metadata),
         clips=[[clip, made.get(clip["clip_id"], {})] for clip in clips],
     )
-    return [Item(mine, "", "", payload={"clips": clips, "config": run.config.metadata})]
+    payload = {
+        "clips": clips,
+        "config": run.config.metadata,
+        "face_crop": configs.to_dict(run.config.face_crop),  # part of the features' identities already
+    }
+    return [Item(mine, "", "", payload=payload)]
 
 
 def check(run: Run) -> None:
@@ -83,7 +88,7 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     folders = {name: run_dir / "features" / name for name in FEATURES}
     sources = {clip["clip_id"]: clip["source"] for clip in clips}
     rows = []
-    for n, found in enumerate(metadata.build(run_dir, clips, folders, config)):
+    for n, found in enumerate(metadata.build(run_dir, clips, folders, config, item.payload["face_crop"])):
         rows.append(
             Row(
                 status=found["status"],

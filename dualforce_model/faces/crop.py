@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,25 @@ MEASURE_PX = 512  # frames are measured at this size or larger, so that scores d
 
 
 def crop_source(
-    path: Path, source_id: str, identity: str, out: Path, config: FaceCropConfig, piece: Cut | None = None
+    path: Path,
+    source_id: str,
+    identity: str,
+    out: Path,
+    config: FaceCropConfig,
+    piece: Cut | None = None,
+    sound: bool = True,
 ) -> list[dict[str, Any]]:
     """Make the clips of one source video in `out`; returns their side-cars, in the order of the source.
 
     For each face track and shot: `<clip>.mp4` (`config.size` square, 25 fps, 16 kHz mono FLAC), `<clip>.landmarks.
     safetensors` (arrays of `faces.mesh.ARRAYS`) and, last, `<clip>.json`. Clips with several faces are made as well:
     the verdict is the quality filter's. Reads the source twice, holding one frame and one clip's sound at a time.
-    With `piece` the source is that part of the file, read where it lies.
+    With `piece` the source is that part of the file, read where it lies. Clips last no longer than the sound, unless
+    there is none or none is wanted (`sound` False).
 
     Raises Rejected no_face, too_short; BadInput as `media.probe`, `media.GridReader` and `media.read_audio` do.
     """
-    info = probe(path)
+    info = probe(path) if sound else replace(probe(path), audio=None)
     reader = GridReader(path) if piece is None else PieceReader(path, piece)
     reader.draft = True
     within = None if piece is None else piece.square

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from dualforce_model.config import ConfigError
+
+RANGES = {  # beyond, nothing is drawn but noise, or nothing moves in most steps
+    "struct_lead": (0.0, 2.0),
+    "shift": (0.01, 100.0),
+    "stagger": (0.0, 2.0),
+    "guidance_audio": (0.0, 20.0),
+    "guidance_reference": (0.0, 20.0),
+    "guidance_text": (0.0, 20.0),
+}
 
 
 @dataclass(frozen=True)
@@ -14,15 +24,16 @@ class GenerateConfig:
 
     steps               denoising steps per latent frame (160 ms)
     order               1: Euler; 2: Heun, which looks twice per step
-    struct_lead         how far the struct stream runs ahead of the video, as a share of its way ("structure first")
-    shift               above 1, more of the steps are spent at high noise
+    struct_lead         how far the struct stream runs ahead of the video, as a share of its way ("structure first"); at most 2
+    shift               above 1, more of the steps are spent at high noise; 0.01 to 100
     chunk               latents that are denoised together: more video per pass, and as much more latency
-    stagger             within a chunk, how far each latent stays behind the one before it, as a share of its way
+    stagger             within a chunk, how far each latent stays behind the one before it, as a share of its way; at most 2
     context_sigma       noise in which past latents are remembered; 0: clean. What is given out is never touched
-    guidance_audio      1 is off and costs nothing; above 1 the sound is followed more strictly than in the data
+    guidance_audio      1 is off and costs nothing; above 1 (at most 20) the sound is followed more strictly than in the data
     guidance_reference  the same for the picture
     guidance_text       the same for the text, where there is one
-    window              latents that a latent sees, itself included; null: as many as in a training window
+    window              latents that a latent sees, itself included; null: as many as in a training window,
+                        or as the model was made for where that is fewer
     seconds             use only the beginning of the sound; null: all of it
     max_seconds         longer sound is refused
     seed                the same seed gives the same video
@@ -50,17 +61,16 @@ class GenerateConfig:
     compiled: bool | None = None
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.threads, self.chunk) < 1 or self.shift <= 0:
-            raise ConfigError(
-                "need steps, threads and chunk >= 1 and shift > 0, "
-                f"got {self.steps}, {self.threads}, {self.chunk}, {self.shift}"
-            )
-        if min(self.struct_lead, self.stagger) < 0 or not 0 <= self.context_sigma < 1:
-            raise ConfigError(
-                "need struct_lead and stagger >= 0 and context_sigma in [0, 1), "
-                f"got {self.struct_lead}, {self.stagger}, {self.context_sigma}"
-            )
+        if min(self.steps, self.threads, self.chunk) < 1:
+            raise ConfigError(f"need steps, threads and chunk >= 1, got {self.steps}, {self.threads} and {self.chunk}")
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:  # nan is in no range
+                raise ConfigError(f"{name} is {low:g} to {high:g}, got {getattr(self, name)}")
+        if not 0 <= self.context_sigma < 1:
+            raise ConfigError(f"context_sigma is in [0, 1), got {self.context_sigma}")
         if self.window is not None and self.window < 1:
             raise ConfigError(f"window: a latent sees at least itself, got {self.window}")
-        if self.max_seconds <= 0 or (self.seconds is not None and self.seconds <= 0):
-            raise ConfigError("seconds and max_seconds are positive")
+        for name in ("seconds", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is a positive number, got {value}")

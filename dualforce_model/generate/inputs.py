@@ -19,7 +19,10 @@ def read_picture(path: Path | BinaryIO) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which convert() would not scale but clip
+                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 256).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         where = path if isinstance(path, Path) else "these bytes"
         raise BadInput("no_picture", f"cannot read a picture from {where}: {error}") from error

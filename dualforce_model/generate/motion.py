@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dualforce_model import config as strict
 from dualforce_model.errors import BadInput
+from dualforce_model.features.struct_latents import DIM
+from dualforce_model.generate.origin import framing_of
 from dualforce_model.timeline import FPS, FRONT_FRAMES, STRIDE, latent_count
 
+if TYPE_CHECKING:
+    from dualforce_model.faces import FaceCropConfig
+
 FEATURE = "struct_latents"
-TEMPLATE = ("R", "exp", "t", "scale")  # of LivePortrait
+TEMPLATE = {"R": (3, 3), "exp": (21, 3), "t": (3,), "scale": (1,)}  # of LivePortrait, per frame
+NO_LIMIT_S = 1e6  # of a driving video: parts would be several clips
 
 
 class Motion(NamedTuple):
@@ -35,7 +43,7 @@ def read_motion(path: Path, card: Mapping[str, Any]) -> Motion:
     made_by = card["features"][FEATURE]
     if not path.is_file():
         raise BadInput("no_motion", f"there is no file {path} to take the motion from")
-    motion = _stored(path, made_by) if path.suffix == ".safetensors" else _measured(path, made_by, int(card["size"]))
+    motion = _stored(path, made_by) if path.suffix == ".safetensors" else _measured(path, made_by, framing_of(card))
     if not np.isfinite(motion.struct).all():
         raise BadInput("no_motion", f"{path} holds numbers that are not finite")
     return motion
@@ -48,9 +56,9 @@ def _stored(path: Path, made_by: Mapping[str, Any]) -> Motion:
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
             facts = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: bfloat16
         raise BadInput("no_motion", f"cannot read motion from {path}: {error}") from error
-    if set(TEMPLATE) <= arrays.keys():
+    if TEMPLATE.keys() <= arrays.keys():
         return _template(path, arrays, facts, made_by)
     if not {"struct", "valid"} <= arrays.keys():
         raise BadInput(
@@ -58,8 +66,25 @@ def _stored(path: Path, made_by: Mapping[str, Any]) -> Motion:
             f"{path} has {', '.join(sorted(arrays)) or 'nothing'}; "
             f"a template has {', '.join(TEMPLATE)}, a struct_latents file struct and valid",
         )
-    _same_backend(path, str(json.loads(facts.get("dualforce", "{}")).get("backend", "an unknown backend")), made_by)
-    return Motion(arrays["struct"].astype(np.float32), arrays["valid"].astype(bool))
+    _same_backend(path, _backend(path, facts), made_by)
+    struct, valid = arrays["struct"], arrays["valid"]
+    if not struct.size or struct.shape[1:] != (DIM,) or valid.shape != struct.shape[:1]:
+        raise BadInput(
+            "no_motion",
+            f"{path}: struct is [frames,{DIM}] with at least one frame and valid [frames], "
+            f"got {list(struct.shape)} and {list(valid.shape)}",
+        )
+    return Motion(struct.astype(np.float32), valid.astype(bool))
+
+
+def _backend(path: Path, facts: Mapping[str, str]) -> str:
+    """Which backend made a struct_latents file, as its header says."""
+    try:
+        return str(json.loads(facts.get("dualforce", "{}")).get("backend", "an unknown backend"))
+    except (ValueError, AttributeError) as error:
+        raise BadInput(
+            "no_motion", f"{path}: the entry 'dualforce' of its header is no JSON object: {error}"
+        ) from error
 
 
 def _template(
@@ -72,11 +97,20 @@ def _template(
         rate = float(facts["fps"])
     except (KeyError, ValueError) as error:
         raise BadInput("no_motion", f"{path} does not say its frame rate (fps in the header)") from error
-    count = len(arrays["R"])
-    if rate <= 0 or not count or any(len(arrays[name]) != count for name in TEMPLATE):
-        raise BadInput("no_motion", f"{path}: rate {rate:g}, lengths {[len(arrays[name]) for name in TEMPLATE]}")
+    count = len(arrays["R"]) if arrays["R"].ndim else 0
+    if not 0 < rate < math.inf:
+        raise BadInput("no_motion", f"{path}: fps in the header is a positive number, got {rate:g}")
+    if not count or any(arrays[name].shape != (count, *shape) for name, shape in TEMPLATE.items()):
+        shapes = ", ".join(f"{name} {list(arrays[name].shape)}" for name in TEMPLATE)
+        raise BadInput("no_motion", f"{path}: wanted R [T,3,3], exp [T,21,3], t [T,3] and scale [T,1], got {shapes}")
     struct = pack(arrays["R"], arrays["exp"], arrays["t"], arrays["scale"])
-    struct = resampled(struct, rate)
+    if not np.isfinite(struct).all():
+        raise BadInput("no_motion", f"{path} holds numbers that are not finite")
+    try:
+        with np.errstate(invalid="ignore"):
+            struct = resampled(struct, rate)
+    except ValueError as error:
+        raise BadInput("no_motion", f"{path}: its R are no rotations ({error})") from error
     return Motion(struct, np.ones(len(struct), bool))
 
 
@@ -107,12 +141,14 @@ def resampled(struct: np.ndarray, rate: float) -> np.ndarray:
     return out.astype(np.float32)
 
 
-def _measured(path: Path, made_by: Mapping[str, Any], size: int) -> Motion:
-    """The motion of the one face in a video, by the extractor that training's was made by."""
-    from dualforce_model.faces import FaceCropConfig, crop_source
+def _measured(path: Path, made_by: Mapping[str, Any], framing: FaceCropConfig) -> Motion:
+    """The motion of the one face in a video, by the extractor that training's was made by, from the video's beginning.
+
+    Before the face comes, nothing is known.
+    """
+    from dualforce_model.faces import crop_source
     from dualforce_model.features import FEATURES
     from dualforce_model.media import Clip
-    from dualforce_model.store import identity
 
     extractor = FEATURES[FEATURE]
     settings: Any = strict.build(extractor.config, made_by["config"])
@@ -122,15 +158,17 @@ def _measured(path: Path, made_by: Mapping[str, Any], size: int) -> Motion:
             "foreign_checkpoint",
             f"trained on {FEATURE} of version {made_by['version']!r}, here is {mine!r}: a video cannot drive it",
         )
+    framing = replace(framing, max_clip_s=NO_LIMIT_S)
     with tempfile.TemporaryDirectory(prefix="dualforce-motion-") as folder:
-        source = identity(motion=str(path.name))
-        found = crop_source(path, "motion", source, Path(folder), FaceCropConfig(size=size))
+        found = crop_source(path, "motion", "motion", Path(folder), framing, sound=False)
         if len(found) != 1:
             raise BadInput(
                 "several_clips", f"{path} has {len(found)} faces or shots; a driving video shows one face in one shot"
             )
-        arrays = extractor.extract(Clip(Path(folder), found[0]["clip_id"]), settings)
-    return Motion(arrays["struct"], arrays["valid"].astype(bool))
+        (made,) = found
+        arrays = extractor.extract(Clip(Path(folder), made["clip_id"]), settings)
+    first = round((made["start_s"] - made["source"]["video_start_s"]) * FPS)
+    return Motion(np.pad(arrays["struct"], ((first, 0), (0, 0))), np.pad(arrays["valid"].astype(bool), (first, 0)))
 
 
 def slots_of(motion: Motion) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,12 +16,17 @@ from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.drift import Drift, knower
 from dualforce_model.generate.inputs import check_sound, read_picture, read_sound
 from dualforce_model.generate.motion import read_motion, slots_of
+from dualforce_model.generate.origin import Origin, check_picture, check_text, framing_of
 from dualforce_model.generate.stream import Stream
-from dualforce_model.generate.talker import Origin, Talker
+from dualforce_model.generate.talker import Talker, device_of
 from dualforce_model.generate.text import read_text
 from dualforce_model.generate.views import beside, with_landmarks
+from dualforce_model.model import ModelConfig
 from dualforce_model.store import publish, write_json
 from dualforce_model.timeline import FPS, SAMPLE_RATE, raw_range, sample_of_raw
+
+if TYPE_CHECKING:
+    from dualforce_model.faces import FaceCropConfig
 
 Crop = Callable[[np.ndarray, int], np.ndarray]  # (RGB picture, size) -> RGB [size,size,3]
 
@@ -82,7 +88,7 @@ def generate(
     image: a picture file, whose face is found and cropped by `crop` (default: as the face crop stage does); or RGB
     uint8 [size,size,3], cropped already. audio: a file with sound, or float [samples] at 16 kHz. The sound is filled up
     with silence to whole frames. Bad input is refused before a weight is read or a GPU touched.
-    Raises BadInput (see `inputs`, `talker`, `motion`, `text`), Rejected no_face and several_faces.
+    Raises BadInput (see `inputs`, `origin`, `motion`, `text`; no_device, wrong_output), Rejected no_face and several_faces.
     """
     config, extras = config or GenerateConfig(), extras or Extras()
     picture = image if isinstance(image, np.ndarray) else read_picture(image)
@@ -90,20 +96,22 @@ def generate(
     if config.seconds is not None:
         sound = sound[: round(config.seconds * SAMPLE_RATE)]
     sound = check_sound(sound, "the sound" if isinstance(audio, np.ndarray) else str(audio), config.max_seconds)
-    if out.suffix != ".mp4":
-        raise BadInput("wrong_output", f"the video is an mp4 file, got the name {out.name!r}")
+    _check_output(out)
     origin = checkpoint if isinstance(checkpoint, Talker) else Origin.read(checkpoint)
     _check_overlay(extras, origin)
+    if isinstance(origin, Origin):
+        origin.check(config, extras.text is not None, extras.motion is not None)
     if not isinstance(image, np.ndarray):
-        picture = (crop or crop_face)(picture, origin.size)
+        picture = crop(picture, origin.size) if crop else crop_face(picture, origin.size, framing_of(origin.card))
+    check_picture(picture, origin.size)
+    where = device_of(device) if isinstance(origin, Origin) else origin.device
     motion = None if extras.motion is None else read_motion(extras.motion, origin.card)
     text = None if extras.text is None else read_text(extras.text)
-    if isinstance(origin, Origin):
-        origin.check(config, picture, text, motion)
+    check_text(text, _shape(origin).text_dim)
     torch.set_num_threads(config.threads)
     talker = origin
     if isinstance(talker, Origin):
-        talker = Talker.load(talker, device, config.precision, config.compiled)
+        talker = Talker.load(talker, where, config.precision, config.compiled)
     drift = Drift(picture, knower()) if extras.drift else None
     from dualforce_model.media import write_video
 
@@ -117,17 +125,37 @@ def generate(
     return Generated(out, frames, driven, None if drift is None else drift.facts())
 
 
-def crop_face(picture: np.ndarray, size: int) -> np.ndarray:
-    """The one face of a picture, cropped as the clips are. Raises Rejected no_face, several_faces."""
+def crop_face(picture: np.ndarray, size: int, framing: FaceCropConfig | None = None) -> np.ndarray:
+    """The one face of a picture, cropped as the clips are. Raises Rejected no_face, several_faces.
+
+    framing: how the checkpoint's run cropped them (`origin.framing_of`); by default as the face crop does by default.
+    """
     from dualforce_model.faces import FaceCropConfig, crop_picture
 
-    return crop_picture(picture, FaceCropConfig(size=size))
+    return crop_picture(picture, replace(framing or FaceCropConfig(), size=size))
+
+
+def _check_output(out: Path) -> None:
+    """Raises BadInput wrong_output for a video that could not be written when it is made."""
+    if out.suffix != ".mp4":
+        raise BadInput("wrong_output", f"the video is an mp4 file, got the name {out.name!r}")
+    if out.is_dir():
+        raise BadInput("wrong_output", f"{out} is a folder; give the video another name")
+    there = next(folder for folder in out.absolute().parents if folder.exists())  # what is missing will be made
+    if not there.is_dir():
+        raise BadInput("wrong_output", f"the video cannot be {out}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput("wrong_output", f"the video cannot be {out}: nothing may be written into {there}")
+
+
+def _shape(origin: Origin | Talker) -> ModelConfig:
+    return origin.model if isinstance(origin, Origin) else origin.model.config
 
 
 def _check_overlay(extras: Extras, origin: Origin | Talker) -> None:
     if not extras.overlay:
         return
-    model = origin.model if isinstance(origin, Origin) else origin.model.config
+    model = _shape(origin)
     backend = origin.card["features"]["struct_latents"]["config"]["backend"]
     if model.struct is None or backend != "mediapipe":
         what = "no struct stream" if model.struct is None else f"struct latents of {backend}, which hold no landmarks"

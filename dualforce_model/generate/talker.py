@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,94 +16,32 @@ from torch import Tensor
 
 from dualforce_model import config as strict
 from dualforce_model.config import ConfigError
+from dualforce_model.configs.forcing import DropRates
 from dualforce_model.data.dataset import Scale
 from dualforce_model.errors import BadInput
-from dualforce_model.features import FEATURES, codec, hubert, wan_vae
+from dualforce_model.features import codec, hubert, wan_vae
 from dualforce_model.features.audio_features import MARGIN, AudioFeaturesConfig, LogMel
 from dualforce_model.features.hubert import HubertStream
 from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.generate.config import GenerateConfig
 from dualforce_model.generate.guidance import Branches
 from dualforce_model.generate.motion import Motion, slots_of
+from dualforce_model.generate.origin import (
+    Origin,
+    check_guidance,
+    check_picture,
+    check_struct,
+    check_text,
+    window_of,
+)
 from dualforce_model.generate.painter import Painter, at_device
 from dualforce_model.generate.rollout import Rollout
-from dualforce_model.model import DualForce, ModelConfig
+from dualforce_model.model import DualForce
 from dualforce_model.model.beside import Stream
-from dualforce_model.model.files import WeightsError, from_pretrained, read_config
+from dualforce_model.model.files import WeightsError, from_pretrained
 from dualforce_model.timeline import AUDIO_RATE, SAMPLE_RATE
-from dualforce_model.train.checkpoint import read_json, resolve
-from dualforce_model.train.config import TrainConfig
 
-NEEDED = ("video_latents", "audio_features")  # features that generation makes or undoes itself
 Precision = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a checkpoint folder says of itself, checked; no weight is read and no GPU touched yet."""
-
-    folder: Path
-    card: Mapping[str, Any]  # of the dataset
-    train: TrainConfig
-    model: ModelConfig
-
-    @classmethod
-    def read(cls, checkpoint: Path) -> Origin:
-        """From a checkpoint folder, or a folder that holds checkpoints (then the newest whole one).
-
-        Raises BadInput: no_checkpoint, damaged_checkpoint, other_format, foreign_checkpoint (parts that don't belong
-        together, or features made by another version of their extractor than the one at hand).
-        """
-        folder = resolve(checkpoint)
-        state, card = read_json(folder, "state.json"), read_json(folder, "dataset.json")["card"]
-        if state["dataset"] != card["identity"]:
-            raise BadInput(
-                "foreign_checkpoint",
-                f"{folder}: trained on dataset {state['dataset']}, but the statistics are of {card['identity']}",
-            )
-        for name in NEEDED:
-            made_by, here = card["features"][name], FEATURES[name]
-            section: Any = strict.build(here.config, made_by["config"])
-            for what, mine in (("version", here.version_of(section)), ("weights", here.weights_of(section))):
-                if made_by.get(what) != mine:
-                    raise BadInput(
-                        "foreign_checkpoint",
-                        f"{folder}: trained on {name} of {what} {made_by.get(what)!r}, here is {mine!r}",
-                    )
-        try:
-            model, train = read_config(folder / "ema"), strict.build(TrainConfig, state["config"])
-        except (WeightsError, ConfigError) as error:
-            raise BadInput("foreign_checkpoint", f"{folder}: {error}") from error
-        for name, ours, theirs in (
-            ("audio features", model.audio_dim, len(card["stats"]["audio"]["mean"])),
-            ("struct numbers", model.struct_dim, len(card["stats"]["struct"]["mean"])),
-        ):
-            if ours != theirs:
-                raise BadInput(
-                    "foreign_checkpoint", f"{folder}: the model reads {ours} {name}, the statistics have {theirs}"
-                )
-        return cls(folder, card, train, model)
-
-    @property
-    def size(self) -> int:
-        """Width and height of the pictures, pixels."""
-        return int(self.card["size"])
-
-    def check(
-        self, config: GenerateConfig, picture: np.ndarray, text: np.ndarray | None, motion: Motion | None
-    ) -> None:
-        """Raises BadInput wrong_window, wrong_picture, no_text, wrong_text, no_struct: of no use to this checkpoint."""
-        self.check_window(config)
-        _check_picture(picture, self.size)
-        _check_text(config, text, self.model.text_dim)
-        if motion is not None:
-            _check_struct(self.model)
-
-    def check_window(self, config: GenerateConfig) -> None:
-        """Raises BadInput wrong_window when the model was not made to look that far back."""
-        most = self.model.window
-        if config.window is not None and most is not None and config.window > most:
-            raise BadInput("wrong_window", f"the model was made for windows of {most} latents, got {config.window}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +53,7 @@ class Talker:
     frames: int  # latents of a training window
     sigma_s_max: float  # the highest noise that the struct stream was trained at
     device: torch.device
+    drops: DropRates | None = None  # how often training left a condition out; None where nobody knows
     idle: dict[Any, list[Rollout]] = field(default_factory=dict, repr=False)  # made ready, by kind
     room: dict[Any, int] = field(default_factory=dict, repr=False)  # how many are kept
 
@@ -130,14 +70,17 @@ class Talker:
         precision and compiled: as in `GenerateConfig`. Raises BadInput as `Origin.read`, and no_device.
         """
         origin = checkpoint if isinstance(checkpoint, Origin) else Origin.read(checkpoint)
-        where = _device(device)
+        where = device_of(device)
+        if where.type == "cuda":
+            torch.cuda.set_device(where)  # streams and events are made on the current one
         try:
             model = from_pretrained(origin.folder / "ema", device=where)
         except (WeightsError, ConfigError) as error:
             raise BadInput("foreign_checkpoint", f"{origin.folder}: {error}") from error
         on_gpu = where.type == "cuda"
         ready(model, precision or ("bfloat16" if on_gpu else "float32"), on_gpu if compiled is None else compiled)
-        return cls(model, origin.card, origin.train.frames, origin.train.levels.sigma_s_max, where)
+        train = origin.train
+        return cls(model, origin.card, train.frames, train.levels.sigma_s_max, where, train.drops)
 
     @property
     def size(self) -> int:
@@ -190,7 +133,7 @@ class Talker:
 
     def slots(self, motion: Motion) -> tuple[np.ndarray, np.ndarray]:
         """Struct latents [F,4,72] as the model reads them, and which latents are known [F]. Raises BadInput no_struct."""
-        _check_struct(self.model.config)
+        check_struct(self.model.config)
         return slots_of(Motion(Scale.of(self.card, "struct").apply(motion.struct), motion.valid))
 
     def motion_of(self, struct: np.ndarray) -> np.ndarray:
@@ -199,7 +142,7 @@ class Talker:
 
     def look(self, picture: np.ndarray) -> Tensor:
         """The reference latent [1,16,h,w] of a cropped picture uint8 [size,size,3]. Raises BadInput wrong_picture."""
-        _check_picture(picture, self.size)
+        check_picture(picture, self.size)
         config = self._sees
         if config.backend != "wan_vae":
             latent = codec.encode_still(picture)
@@ -211,13 +154,16 @@ class Talker:
     def lend(
         self, config: GenerateConfig, references: Tensor, seeds: Sequence[int], text: np.ndarray | None = None
     ) -> Rollout:
-        """A rollout at its beginning: one that is idle (`prepare`), or a new one. Raises BadInput no_text, wrong_text."""
+        """A rollout at its beginning: one that is idle (`prepare`), or a new one.
+
+        Raises BadInput no_text, wrong_text, wrong_window, never_dropped.
+        """
+        window = window_of(config, self.model.config, self.frames)
         words = self._words(config, text)
         if idle := self.idle.get(_kind(config, len(references), words)):
             rollout = idle.pop()
             rollout.restart(config, references, seeds, words)
             return rollout
-        window = config.window or self.frames
         return Rollout(self.model, config, window, self.sigma_s_max, references, seeds, words)
 
     def take_back(self, rollout: Rollout) -> None:
@@ -233,12 +179,12 @@ class Talker:
         They are kept, with their caches, and used again by every stream without a text that has this config's chunk,
         window and guidance.
         """
+        window = window_of(config, self.model.config, self.frames)
         kind = _kind(config, speakers, None)
         self.room[kind] = rollouts
         kept = self.idle.setdefault(kind, [])
         nobody = torch.zeros(speakers, self.model.config.latent_channels, self.cells, self.cells, device=self.device)
         while len(kept) < rollouts:
-            window = config.window or self.frames
             kept.append(Rollout(self.model, config, window, self.sigma_s_max, nobody, (0,) * speakers))
         if self.device.type == "cuda":
             self._warm_up(nobody[0])
@@ -252,28 +198,9 @@ class Talker:
         painter.close()
 
     def _words(self, config: GenerateConfig, text: np.ndarray | None) -> Tensor | None:
-        _check_text(config, text, self.model.config.text_dim)
+        check_guidance(config, self.drops, text is not None)
+        check_text(text, self.model.config.text_dim)
         return None if text is None else torch.from_numpy(np.asarray(text, np.float32))
-
-
-def _check_picture(picture: np.ndarray, size: int) -> None:
-    if picture.shape != (size, size, 3) or picture.dtype != np.uint8:
-        raise BadInput(
-            "wrong_picture",
-            f"expected a cropped face of {size}x{size} RGB bytes, got {picture.dtype} {picture.shape}",
-        )
-
-
-def _check_text(config: GenerateConfig, text: np.ndarray | None, width: int) -> None:
-    if text is None and config.guidance_text != 1:
-        raise BadInput("no_text", f"guidance_text is {config.guidance_text:g}, but no text is given")
-    if text is not None and (text.ndim != 2 or not len(text) or text.shape[1] != width):
-        raise BadInput("wrong_text", f"a text is [tokens,{width}], got {list(text.shape)}")
-
-
-def _check_struct(model: ModelConfig) -> None:
-    if model.struct is None:
-        raise BadInput("no_struct", "this checkpoint has no struct stream that could be driven")
 
 
 def _kind(config: GenerateConfig, speakers: int, text: Tensor | None) -> Any:
@@ -297,14 +224,11 @@ def ready(model: DualForce, precision: Precision, compiled: bool) -> None:
         model.compile_steps()
 
 
-def _device(name: torch.device | str | None) -> torch.device:
-    """Raises BadInput no_device."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise BadInput("no_device", f"{name!r} is no device: cpu, cuda, cuda:1, ...") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadInput("no_device", f"there is no {device}; this machine has {torch.cuda.device_count()} GPUs")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # streams and events are made on the current one
-    return device
+def device_of(name: torch.device | str | None) -> torch.device:
+    """The device of that name, or the first GPU if there is one; it is not touched. Raises BadInput no_device."""
+    name = str(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise BadInput("no_device", f"{name!r} is no device to generate on: cpu, cuda, cuda:1, ...")
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise BadInput("no_device", f"there is no {name}; this machine has {torch.cuda.device_count()} GPUs")
+    return torch.device(name)

@@ -23,7 +23,7 @@ def read_text(text: str) -> np.ndarray:
 
         try:
             return read_tensors(Path(text))["text"]
-        except (OSError, SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError) as error:  # TypeError: bfloat16
             raise BadInput("no_text", f"{text} holds no text embedding: {error}") from error
     from dualforce_model import weights
     from dualforce_model.features import umt5

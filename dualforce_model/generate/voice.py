@@ -48,9 +48,13 @@ class Voice:
         """Take samples float32 [n]. Raises BadInput bad_audio; ValueError when it was finished."""
         if self.finished:
             raise ValueError("the sound was finished; start another stream")
-        samples = np.asarray(samples, np.float32)
-        if samples.ndim != 1 or not np.isfinite(samples).all():
-            raise BadInput("bad_audio", f"expected finite samples [n], got {samples.shape}")
+        samples = np.asarray(samples)
+        if samples.ndim != 1 or samples.dtype.kind != "f" or not np.isfinite(samples).all():
+            raise BadInput(
+                "bad_audio",
+                f"expected finite float samples [n], -1 to 1, got {samples.dtype} {samples.shape}; divide int16 by 32768",
+            )
+        samples = samples.astype(np.float32)
         self.samples += len(samples)
         self._keep(self._ear.push(samples))
 

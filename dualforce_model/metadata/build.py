@@ -40,7 +40,11 @@ _COLUMNS = pa.schema(
 
 
 def build(
-    run_dir: Path, clips: Iterable[Mapping[str, Any]], features: Mapping[str, Path], config: MetadataConfig
+    run_dir: Path,
+    clips: Iterable[Mapping[str, Any]],
+    features: Mapping[str, Path],
+    config: MetadataConfig,
+    face_crop: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Validate every clip and publish the dataset; returns one row per clip, by clip_id, usable or not.
 
@@ -48,7 +52,8 @@ def build(
     file of its caption's embedding (relative to the run folder). Where any clip has one, the table has a column `text`
     (null for clips without) and the card says how text was made and how wide it is. `features` are the folders that hold
     `<clip_id>.safetensors`. Rows have clip_id, source_id, status (`accepted` or `failed`), reason, message, group and split
-    ("" when failed). Clips that failed are in no file, so training can't meet them. Same input, same bytes.
+    ("" when failed). Clips that failed are in no file, so training can't meet them. Same input, same bytes. `face_crop`: how
+    faces were found and cropped; the card keeps it, and generation crops its picture likewise.
 
     Raises BadInput: no_clips when none is usable, mixed_provenance, mixed_sizes.
     """
@@ -79,6 +84,8 @@ def build(
             clip = {"clip_id": row["clip_id"], "frames": row["frames"]}
             totals["train"].add({name: header.moments for name, header in _headers(features, clip).items()})
     card = _card(usable, {name: header for name, (_, header) in first.items()})
+    if face_crop is not None:
+        card["face_crop"] = dict(face_crop)
     card["refused"] = dict(sorted(Counter(row["reason"] for row in rows if row["status"] == "failed").items()))
 
     columns = _COLUMNS.append(pa.field("text", pa.string())) if "text" in first else _COLUMNS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,9 @@ def make_app(studio: Studio) -> FastAPI:
         return response
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return studio.health
+    async def health() -> JSONResponse:
+        health = studio.health
+        return JSONResponse(health, 200 if health["status"] == "ok" else 503)
 
     @app.get("/about")
     async def about() -> dict[str, Any]:
@@ -155,7 +156,7 @@ async def _listen(socket: WebSocket, session: Session, sound: Sound, idle_second
     """Sound into the session until its end. While there is no room for more, the socket is not read."""
     try:
         while True:
-            message = await _message(socket, idle_seconds)
+            message = await _sound(socket, session, idle_seconds)
             if isinstance(message, str):
                 break
             await session.hear(sound.take(message))
@@ -166,6 +167,19 @@ async def _listen(socket: WebSocket, session: Session, sound: Sound, idle_second
         raise BadInput("bad_message", "nothing was expected after the end of the sound")
     except (Verdict, WebSocketDisconnect) as error:
         session.fail(error)
+
+
+async def _sound(socket: WebSocket, session: Session, idle_seconds: float) -> str | bytes:
+    """The next message. Time counts only while nothing else is missing: who waits for the model is not idle."""
+    coming = asyncio.ensure_future(socket.receive())
+    try:
+        while not coming.done():
+            if (left := idle_seconds - session.idle_s) <= 0:
+                raise _idle(idle_seconds)
+            await asyncio.wait([coming], timeout=left)
+        return _content(coming.result())
+    finally:
+        coming.cancel()
 
 
 async def _show(socket: WebSocket, session: Session, kind: str, studio: Studio) -> None:
@@ -190,13 +204,21 @@ async def _send(sending: Awaitable[None], seconds: float) -> None:
 
 async def _message(socket: WebSocket, seconds: float | None) -> str | bytes:
     try:
-        message = await asyncio.wait_for(socket.receive(), seconds)
+        return _content(await asyncio.wait_for(socket.receive(), seconds))
     except TimeoutError:
-        raise Rejected("idle", f"nothing came for {seconds:g} s (idle_seconds)") from None
+        assert seconds is not None
+        raise _idle(seconds) from None
+
+
+def _idle(seconds: float) -> Rejected:
+    return Rejected("idle", f"nothing came for {seconds:g} s (idle_seconds)")
+
+
+def _content(message: MutableMapping[str, Any]) -> str | bytes:
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message["code"])
     text: str | None = message.get("text")
-    return message["bytes"] if text is None else text
+    return message["bytes"] if text is None else text  # type: ignore[no-any-return]
 
 
 def _text(message: str | bytes) -> str:

@@ -19,11 +19,12 @@ class ServeConfig:
     picture_bytes    of the picture's file
     picture_pixels   width times height, looked at before the picture is decoded
     session_seconds  from connecting to the end
-    idle_seconds     that a client may leave the server waiting: for its next message, or to take a frame
+    idle_seconds     that a client may leave the server waiting: for its next message, or to take a frame; while sound
+                     of it is undrawn or frames are unsent, it is the client who waits
     queue_seconds    of sound that wait for the model; then the socket is not read until there is room
     queue_frames     that wait for the client; then its stream rests
-    options          of GenerateConfig that a client may choose. On a GPU, others than the seed are prepared for that
-                     session alone, in which time nobody is drawn; where that must not be, `options=[seed]`
+    options          of GenerateConfig that a client may choose. Seed and steps use the caches that are there. Guidance of
+                     its own is prepared for that session alone; on a GPU nobody is drawn in that time
     steps            most denoising steps a client may ask for; null: those of `generate`
     jpeg_quality     of the frames, unless the client asks for png
     origins          pages that may connect besides those of this machine, e.g. https://example.org
@@ -37,7 +38,7 @@ class ServeConfig:
     idle_seconds: float = 30.0
     queue_seconds: float = 2.0
     queue_frames: int = 25
-    options: tuple[Option, ...] = ("seed", "steps", "guidance_audio", "guidance_reference")
+    options: tuple[Option, ...] = ("seed", "steps")
     steps: int | None = None
     jpeg_quality: int = 90
     origins: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
@@ -28,6 +29,9 @@ class Session:
         self._room, self._news = asyncio.Event(), asyncio.Event()
         self._coming: Iterator[np.ndarray] = iter(())  # frames that the sound given to the stream still yields
         self._dry = True  # it yields no more
+        self._drawing = False  # a turn was given, and its frames are not there yet
+        self._frames_drawn = 0
+        self._active = time.monotonic()  # when something last came, was drawn or was sent
         self._ended = self._finishing = self._done = False
         self._failure: BaseException | None = None
 
@@ -45,6 +49,7 @@ class Session:
             self._sound.append(samples)
             self.waiting_samples += len(samples)
             self.wake()
+        self._active = time.monotonic()
 
     def end(self) -> None:
         """No more sound."""
@@ -61,6 +66,7 @@ class Session:
                 self.wake()
                 yield frame
                 self.frames_sent += 1
+                self._active = time.monotonic()
             elif self._done:
                 return
             else:
@@ -79,8 +85,16 @@ class Session:
             return False
         return not self._dry or bool(self._sound) or self._ended
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds in which nothing but more sound was missing: what came is drawn, and what is drawn is sent."""
+        if self._sound or self._drawing or not self._dry or self._frames_drawn > self.frames_sent:
+            return 0.0
+        return time.monotonic() - self._active
+
     def take(self) -> np.ndarray | None:
-        """All sound that waits, once the stream has used up what it was given before; so it is never given much."""
+        """Begin a turn: all sound that waits, once the stream has used up what it was given; so it is never given much."""
+        self._drawing = True
         if not (self._dry and self._sound):
             return None
         sound = np.concatenate(self._sound)
@@ -103,8 +117,11 @@ class Session:
         return drawn
 
     def deliver(self, frames: list[np.ndarray]) -> None:
-        """What `draw` returned."""
+        """What `draw` returned: the end of the turn."""
+        self._drawing = False
         self._frames.extend(frames)
+        self._frames_drawn += len(frames)
+        self._active = time.monotonic()
         self._done = self._dry and self._finishing
         self._news.set()
 

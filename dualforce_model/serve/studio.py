@@ -17,9 +17,10 @@ import torch
 
 from dualforce_model.errors import Rejected
 from dualforce_model.generate.config import GenerateConfig
+from dualforce_model.generate.origin import Origin, framing_of
 from dualforce_model.generate.render import crop_face
 from dualforce_model.generate.stream import Stream, latency_s
-from dualforce_model.generate.talker import Origin, Talker
+from dualforce_model.generate.talker import Talker
 from dualforce_model.serve.config import ServeConfig
 from dualforce_model.serve.protocol import PICTURES, Start, picture_of
 from dualforce_model.serve.session import Session
@@ -33,8 +34,8 @@ class Studio:
     def __init__(self, checkpoint: Path, config: ServeConfig, device: str | None = None):
         """Everything that would make a first client wait is done now. Raises BadInput as `Origin.read`, no_device."""
         origin = Origin.read(checkpoint)
-        origin.check_window(config.generate)
-        self.config = config
+        origin.check(config.generate)
+        self.config, self.framing = config, framing_of(origin.card)
         self.turns = Turns()
         self.talker = self.turns.at_once(lambda: _prepared(origin, config, device))
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()  # those whose memory is not free yet
@@ -62,7 +63,7 @@ class Studio:
         options = start.generate_config(self.config)
         loop = asyncio.get_running_loop()
         face = await loop.run_in_executor(
-            self._faces, lambda: crop_face(picture_of(picture, self.config), self.talker.size)
+            self._faces, lambda: crop_face(picture_of(picture, self.config), self.talker.size, self.framing)
         )
         session = await self.turns.in_thread(lambda: self._open(face, options))
         self.turns.enter(session)
@@ -106,8 +107,11 @@ class Studio:
     @property
     def health(self) -> dict[str, Any]:
         """How it stands: `caches` counts the streams that are still in memory, by weak references."""
+        fault = self.turns.fault
+        said = {"reason": f"the model failed with {fault}; the server's log says more"} if fault else {}
         return {
-            "status": "ok",
+            "status": "failed" if fault else "ok",
+            **said,
             "device": str(self.talker.device),
             "sessions": self._seats,
             "most_sessions": self.config.sessions,

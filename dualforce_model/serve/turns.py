@@ -24,6 +24,7 @@ class Turns:
         self._thread = ThreadPoolExecutor(1, "model")
         self._order: deque[Session] = deque()
         self._wake = asyncio.Event()
+        self.fault: str | None = None  # the first error of the model's thread that was no client's; it stays
 
     @property
     def sessions(self) -> list[Session]:
@@ -31,7 +32,13 @@ class Turns:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` in the model's thread, after the latent that is being drawn."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Verdict:
+            raise
+        except Exception as error:
+            self.fault = self.fault or type(error).__name__
+            raise
 
     def at_once(self, work: Callable[[], T]) -> T:
         """The same, for those outside the event loop."""

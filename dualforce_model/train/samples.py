@@ -16,6 +16,7 @@ from dualforce_model.errors import BadInput
 from dualforce_model.features import codec, wan_vae
 from dualforce_model.features.video_latents import VideoLatentsConfig
 from dualforce_model.generate.config import GenerateConfig
+from dualforce_model.generate.origin import window_of
 from dualforce_model.generate.rollout import Rollout
 from dualforce_model.model import DualForce
 from dualforce_model.store import publish
@@ -81,7 +82,9 @@ class Sampler:
             steps=config.sample_steps
         )  # fmt: skip
         reference = sample["reference"][None].to(device)
-        rollout = Rollout(model, draw, config.frames, config.levels.sigma_s_max, reference, seeds=[0])
+        rollout = Rollout(
+            model, draw, window_of(draw, model.config, config.frames), config.levels.sigma_s_max, reference, seeds=[0]
+        )
         span = model.config.audio_span
         latents = []
         for j in range(int(sample["frame_valid"].sum())):

@@ -6,6 +6,7 @@ import numpy as np
 import prepared
 import pytest
 import torch
+from worded import random_text, worded
 
 from dualforce_model.generate.talker import Talker
 from dualforce_model.media import Clip
@@ -41,6 +42,22 @@ def checkpoint_without_struct(run_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("checkpoints")
     alone = {"struct": None, "bridge": {"strategy": "none"}}
     return train(TrainConfig(steps=2, batch=2, frames=3, model=alone), run_folder, out, lambda _: None).checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint_with_text(run_folder, tmp_path_factory) -> Path:
+    """Trained on clips of which one has a caption."""
+    root = tmp_path_factory.mktemp("worded")
+    folder = worded(run_folder, root / "run", {"good_hdtf_may": random_text(3)})
+    return train(TrainConfig(steps=2, batch=2, frames=3), folder, root / "checkpoints", lambda _: None).checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of_short_memory(run_folder, tmp_path_factory) -> Path:
+    """A model that was made for windows of 2 latents, trained on 3."""
+    out = tmp_path_factory.mktemp("checkpoints")
+    short = TrainConfig(steps=1, batch=2, frames=3, model={"window": 2})
+    return train(short, run_folder, out, lambda _: None).checkpoint
 
 
 @pytest.fixture(scope="session")

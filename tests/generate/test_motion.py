@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
 from safetensors.numpy import load_file, save_file
 
 from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.features.liveportrait import unpack
-from dualforce_model.features.struct_latents import rotation_of
+from dualforce_model.features.struct_latents import SCALE, rotation_of
 from dualforce_model.generate.motion import Motion, read_motion, resampled, slots_of
 
 
@@ -79,6 +81,81 @@ def test_a_feature_file_is_taken_as_it_is(talker, run_folder):
     assert refused(path, card(talker, "liveportrait")) == "other_motion"
 
 
+def test_feature_files_of_another_shape_are_refused(talker, tmp_path):
+    struct, valid = np.zeros((40, 72), np.float32), np.ones(40, bool)
+    made = json.dumps({"backend": "mediapipe"})
+    for n, (arrays, header) in enumerate(
+        (
+            ({"struct": struct[:, :70], "valid": valid}, made),
+            ({"struct": struct, "valid": valid[:30]}, made),
+            ({"struct": struct[:0], "valid": valid[:0]}, made),
+            ({"struct": struct[0], "valid": valid}, made),
+            ({"struct": np.float32(1), "valid": valid}, made),
+            ({"struct": struct * np.nan, "valid": valid}, made),
+            ({"struct": struct, "valid": valid}, "mediapipe"),
+            ({"struct": struct, "valid": valid}, "[1]"),
+        )
+    ):
+        path = tmp_path / f"{n}.safetensors"
+        save_file({name: np.asarray(array) for name, array in arrays.items()}, path, metadata={"dualforce": header})
+        assert refused(path, talker.card) == "no_motion"
+    save_file({"struct": struct, "valid": valid}, path, metadata={"dualforce": made})
+    assert len(read_motion(path, talker.card).struct) == 40
+
+
+def remade(out, *arguments):
+    """A video made by ffmpeg, small and quick."""
+    quick = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", "-pix_fmt", "yuv420p"]
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", *map(str, arguments), *quick, out], check=True)
+    return out
+
+
+def test_a_video_drives_as_long_as_it_lasts(talker, shared_data, tmp_path):
+    """More than a minute, which the workflow would cut in two; three pictures a second, so that it is soon measured."""
+    may = shared_data / "clips" / "good_hdtf_may_512_25.mp4"
+    long = remade(
+        tmp_path / "long.mp4", "-stream_loop", 20, "-i", may, "-t", 64, "-r", 3, "-vf", "scale=256:256", "-an"
+    )
+    motion = read_motion(long, talker.card)
+    assert abs(len(motion.struct) - 64 * 25) < 10
+    assert motion.valid.mean() > 0.9
+
+
+def test_a_sound_that_ends_early_does_not_end_the_motion(talker, shared_data, tmp_path):
+    may = shared_data / "clips" / "good_hdtf_may_512_25.mp4"
+    whole = read_motion(may, talker.card)
+    subprocess.run(
+        [get_ffmpeg_exe(), "-v", "error", "-i", may, "-af", "atrim=0:1", "-c:v", "copy", tmp_path / "short.mp4"],
+        check=True,
+    )
+    found = read_motion(tmp_path / "short.mp4", talker.card)
+    np.testing.assert_array_equal(found.struct, whole.struct)
+    np.testing.assert_array_equal(found.valid, whole.valid)
+
+
+def test_a_face_that_comes_late_drives_from_then_on(talker, shared_data, tmp_path):
+    may = shared_data / "clips" / "good_hdtf_may_512_25.mp4"
+    whole = read_motion(may, talker.card)
+    late = remade(tmp_path / "late.mp4", "-i", may, "-vf", "tpad=start_duration=2:color=gray", "-an", "-t", 4)
+    motion = read_motion(late, talker.card)
+    assert len(motion.struct) == len(motion.valid) == 100
+    assert not motion.valid[:50].any()
+    assert motion.valid[60:].all()
+    turned = [np.abs(motion.struct[50 + n : 90 + n, :9] - whole.struct[:40, :9]).mean() for n in (0, 10)]
+    assert turned[0] < 0.5 * turned[1]  # in step with what is shown
+    _, known = slots_of(motion)
+    assert not known[:12].any()  # and the model goes by itself until then
+
+
+def test_a_video_is_framed_as_the_run_framed_its_clips(talker, shared_data, tmp_path):
+    """The same head is larger in a tighter crop."""
+    may = shared_data / "clips" / "good_hdtf_may_512_25.mp4"
+    short = remade(tmp_path / "short.mp4", "-i", may, "-t", 1, "-an")
+    wide = read_motion(short, talker.card)
+    close = read_motion(short, {**talker.card, "face_crop": {"margin": 1.5}})
+    assert close.struct[:, SCALE].mean() > 1.15 * wide.struct[:, SCALE].mean()
+
+
 def test_what_cannot_drive_is_refused(talker, shared_data, run_folder, tmp_path):
     clips, template = shared_data / "clips", shared_data / "templates" / "liveportrait_laugh.safetensors"
     assert refused(template, talker.card) == "other_motion"
@@ -95,6 +172,11 @@ def test_what_cannot_drive_is_refused(talker, shared_data, run_folder, tmp_path)
         ("other", {"R": parts["R"]}, {"fps": "25"}),
         ("short", parts | {"t": parts["t"][:3]}, {"fps": "25"}),
         ("hole", parts | {"exp": parts["exp"] * np.nan}, {"fps": "25"}),
+        ("unmeasured", parts | {"R": parts["R"] * np.nan}, {"fps": "20"}),
+        ("unturned", parts | {"R": parts["R"] * 0}, {"fps": "20"}),
+        ("flat", parts | {"R": parts["R"].reshape(-1, 9)}, {"fps": "25"}),
+        ("never", parts, {"fps": "nan"}),
+        ("at once", parts, {"fps": "inf"}),
     ):
         save_file(arrays, tmp_path / f"{name}.safetensors", metadata=header)
         assert refused(tmp_path / f"{name}.safetensors", like) == "no_motion"

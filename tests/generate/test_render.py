@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -12,16 +13,28 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image
+from safetensors.numpy import save_file
+from worded import random_text
 
+from dualforce_model import config as strict
 from dualforce_model.errors import BadInput, Rejected
+from dualforce_model.faces import FaceCropConfig
 from dualforce_model.generate import GenerateConfig, views
 from dualforce_model.generate.__main__ import main
-from dualforce_model.generate.inputs import read_sound
-from dualforce_model.generate.render import Extras, generate
+from dualforce_model.generate.inputs import read_picture, read_sound
+from dualforce_model.generate.origin import Origin, framing_of
+from dualforce_model.generate.render import Extras, crop_face, generate
+from dualforce_model.generate.talker import Talker
 from dualforce_model.media import read_audio
+from dualforce_model.serve import ServeConfig
+from dualforce_model.serve.studio import Studio
 from dualforce_model.train import checkpoint as checkpoints
+from tasks.generate import sample_clip
+from tasks.run import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = GenerateConfig(steps=1)
@@ -124,8 +137,6 @@ def test_dots_stand_where_the_keypoints_are(run_folder, clip):
 
 
 def test_a_given_motion_through_the_command(checkpoint, run_folder, clip, tmp_path, capsys):
-    from PIL import Image
-
     Image.fromarray(next(iter(clip.frames()))).resize((400, 400)).save(tmp_path / "face.png")
     motion = run_folder / "features" / "struct_latents" / "good_hdtf_may_512_25-s0t0.safetensors"
     arguments = ["--checkpoint", checkpoint, "--image", tmp_path / "face.png", "--audio", clip.video]
@@ -137,19 +148,18 @@ def test_a_given_motion_through_the_command(checkpoint, run_folder, clip, tmp_pa
     ]
 
 
-def test_the_workflows_command_says_and_does_the_same(checkpoint, picture, clip, talker, tmp_path, capsys, monkeypatch):
-    from PIL import Image
-    from safetensors.numpy import save_file
-
+def test_the_workflows_command_says_and_does_the_same(
+    checkpoint_with_text, picture, clip, tmp_path, capsys, monkeypatch
+):
     from flows.cli import main as command
 
     Image.fromarray(picture).resize((400, 400)).save(tmp_path / "face.png")
-    words = np.random.default_rng(0).standard_normal((4, talker.model.config.text_dim)).astype(np.float16)
-    save_file({"text": words}, tmp_path / "words.safetensors")
+    save_file({"text": random_text(4)}, tmp_path / "words.safetensors")
     monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path / "no weights"))
 
     def call(*more: object) -> int:
-        given = ["--checkpoint", checkpoint, "--image", tmp_path / "face.png", "--audio", clip.video, "--steps", 1]
+        given = ["--checkpoint", checkpoint_with_text, "--image", tmp_path / "face.png", "--audio", clip.video]
+        given += ["--steps", 1]
         given += ["--set", "seconds=0.2", "-o", tmp_path / "out.mp4", *more]
         monkeypatch.setattr(sys, "argv", ["dualforce", "generate", *map(str, given)])
         with pytest.raises(SystemExit) as left:
@@ -166,6 +176,7 @@ def test_the_workflows_command_says_and_does_the_same(checkpoint, picture, clip,
         (["--set", "guidance_text=2"], "no text is given"),
         (["--set", "stepz=2"], "did you mean 'steps'"),
         (["--device", "cuda:99"], "there is no cuda:99"),
+        (["--device", "meta"], "'meta' is no device to generate on: cpu, cuda, cuda:1"),
         (["--motion", tmp_path / "face.png"], "face.png"),
     ):
         assert call(*wrong) == 2
@@ -231,8 +242,6 @@ def test_bad_sound_is_refused_before_anything_is_loaded(picture, speech, shared_
 
 
 def test_bad_pictures_are_refused(checkpoint, speech, shared_data, tmp_path):
-    from PIL import Image
-
     out, pixel = tmp_path / "out.mp4", tmp_path / "pixel.png"
     Image.new("RGB", (1, 1)).save(pixel)
     assert refused(checkpoint, tmp_path / "missing.png", speech, out) == "no_picture"
@@ -260,18 +269,134 @@ def test_two_hours_are_refused_at_once_with_what_to_do(picture, tmp_path):
 def test_bad_input_is_refused_before_a_device_is_touched(checkpoint, picture, speech, shared_data, tmp_path):
     """The device asked for does not exist, and that is the last thing that anyone hears of."""
     out, group = tmp_path / "out.mp4", shared_data / "images" / "insightface_t1_group.jpg"
-    template = shared_data / "templates" / "liveportrait_laugh.safetensors"
     nowhere = {"device": "cuda:99"}
     assert refused(checkpoint, group, speech, out, kind=Rejected, **nowhere) == "several_faces"
     assert refused(checkpoint, picture, np.zeros(16000, np.float32), out, **nowhere) == "silent_audio"
-    assert refused(checkpoint, picture, speech, out, extras=Extras(motion=template), **nowhere) == "other_motion"
-    assert refused(checkpoint, picture, speech, out, extras=Extras(text="  "), **nowhere) == "no_text"
     assert refused(checkpoint, picture, speech, out, GenerateConfig(guidance_text=2.0), **nowhere) == "no_text"
     assert refused(checkpoint, picture[:64, :64], speech, out, **nowhere) == "wrong_picture"
     mixed = altered(checkpoint, tmp_path / "mixed", "dataset.json", lambda f: f["card"].update(identity="0" * 32))
     assert refused(mixed, picture, speech, out, **nowhere) == "foreign_checkpoint"
-    assert refused(checkpoint, picture, speech, out, **nowhere) == "no_device"
-    assert refused(checkpoint, picture, speech, out, device="quantum") == "no_device"
+    other = altered(checkpoint, tmp_path / "other", "ema/config.json", lambda f: f["video"].update(layers=3))
+    assert refused(other, picture, speech, out, **nowhere) == "foreign_checkpoint"
+    for device in ("cuda:99", "quantum", "meta", "mps", "cpu:7", "cuda:-1"):
+        assert refused(checkpoint, picture, speech, out, device=device) == "no_device"
+
+
+def test_what_takes_long_to_read_comes_after_all_that_can_be_known_before(
+    checkpoint, checkpoint_with_text, checkpoint_without_struct, picture, speech, shared_data, tmp_path
+):
+    """The motion is a video without a face, the text needs weights that are not there: neither is looked at."""
+    slow = Extras(motion=shared_data / "clips" / "bad_noface_7frames_2fps.mp4", text="somebody laughs")
+    here, out = {"extras": slow, "device": "cpu"}, tmp_path / "out.mp4"
+    assert refused(checkpoint_with_text, picture, speech, out, **{**here, "device": "cuda:99"}) == "no_device"
+    short = altered(checkpoint_with_text, tmp_path / "short", "ema/config.json", lambda f: f.update(window=2))
+    assert refused(short, picture, speech, out, GenerateConfig(window=3), **here) == "wrong_window"
+    assert refused(checkpoint_without_struct, picture, speech, out, extras=Extras(motion=slow.motion)) == "no_struct"
+    assert refused(checkpoint, picture, speech, out, **here) == "untrained_text"
+    assert refused(checkpoint_with_text, picture[:64, :64], speech, out, **here) == "wrong_picture"
+    template = shared_data / "templates" / "liveportrait_laugh.safetensors"
+    assert refused(checkpoint, picture, speech, out, device="cpu", extras=Extras(motion=template)) == "other_motion"
+    for text, reason in (("  ", "no_text"), (tmp_path / "holes.safetensors", "wrong_text")):
+        save_file({"text": np.full((3, 24), np.nan, np.float32)}, tmp_path / "holes.safetensors")
+        given = Extras(text=str(text))
+        assert refused(checkpoint_with_text, picture, speech, out, device="cpu", extras=given) == reason
+
+
+def test_a_model_of_short_memory_generates_by_default(checkpoint_of_short_memory, picture, speech, tmp_path):
+    checkpoint, out = checkpoint_of_short_memory, tmp_path / "out.mp4"
+    assert generate(checkpoint, picture, speech, out, QUICK, device="cpu").frames == 31
+    first = out.read_bytes()
+    generate(checkpoint, picture, speech, out, GenerateConfig(steps=1, window=2), device="cpu")
+    assert out.read_bytes() == first
+    assert refused(checkpoint, picture, speech, out, GenerateConfig(window=3), device="cuda:99") == "wrong_window"
+    talker = Talker.load(checkpoint, "cpu")
+    talker.prepare(QUICK)
+    assert [rollout.cache.window for rollouts in talker.idle.values() for rollout in rollouts] == [2]
+    with pytest.raises(BadInput, match="at most 2 latents, got 3"):
+        talker.prepare(GenerateConfig(window=3))
+    assert refused(talker, picture, speech, out, GenerateConfig(window=3)) == "wrong_window"
+
+
+@pytest.mark.parametrize("name", ["audio", "reference", "text"])
+def test_no_guidance_by_what_training_never_left_out(checkpoint_with_text, picture, speech, tmp_path, name):
+    always = altered(checkpoint_with_text, tmp_path, "state.json", lambda f: f["config"]["drops"].update({name: 0.0}))
+    save_file({"text": random_text(3)}, tmp_path / "words.safetensors")
+    config, out = GenerateConfig(steps=1, **{f"guidance_{name}": 2.0}), tmp_path / "out.mp4"
+    words = Extras(text=str(tmp_path / "words.safetensors"))
+    assert refused(always, picture, speech, out, config, device="cuda:99", extras=words) == "never_dropped"
+    talker = Talker.load(always, "cpu")
+    assert refused(talker, picture, speech, out, config, extras=words) == "never_dropped"
+    assert generate(talker, picture, speech[:3200], out, QUICK, extras=words).frames == 5
+
+
+def test_where_no_video_can_be_is_said_before_anything_is_loaded(picture, speech, tmp_path):
+    nowhere = tmp_path / "no checkpoint"
+    (tmp_path / "dir.mp4").mkdir()
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "dir.mp4", tmp_path / "file" / "out.mp4", tmp_path / "file" / "deeper" / "out.mp4"):
+        assert refused(nowhere, picture, speech, out) == "wrong_output"
+    assert refused(nowhere, picture, speech, tmp_path / "new" / "newer" / "out.mp4") == "no_checkpoint"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_into_is_said(picture, speech, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    assert refused(tmp_path / "no", picture, speech, tmp_path / "closed" / "out.mp4") == "wrong_output"
+
+
+def test_pictures_are_framed_as_the_run_framed_its_clips(checkpoint, shared_data):
+    """margin 2 leaves more around a face than 1.4; a card that says nothing is of a run with the defaults."""
+    whole = read_picture(shared_data / "images" / "lp_s9.jpg")
+    card = dict(Origin.read(checkpoint).card)
+    assert "face_crop" not in card
+    assert framing_of(card) == FaceCropConfig(size=96)
+    close = framing_of(card | {"face_crop": strict.to_dict(FaceCropConfig(size=512, margin=1.4))})
+    assert close == FaceCropConfig(size=96, margin=1.4)
+    assert np.abs(crop_face(whole, 96).astype(int) - crop_face(whole, 96, close)).mean() > 5
+
+
+def test_a_run_with_another_margin_generates_with_it(checkpoint, speech, shared_data, tmp_path):
+    image = shared_data / "images" / "lp_s9.jpg"
+    wide = altered(checkpoint, tmp_path / "wide", "dataset.json", lambda f: f["card"].update(face_crop={"margin": 1.4}))
+    made = generate(wide, image, speech[:3200], tmp_path / "out.mp4", QUICK, extras=Extras(side_by_side=True))
+    shown = decoded(made.path)[0, :, :96].astype(int)
+    close = crop_face(read_picture(image), 96, FaceCropConfig(margin=1.4))
+    assert np.abs(shown - close).mean() < 4  # through the encoder
+    assert np.abs(shown - crop_face(read_picture(image), 96)).mean() > 5
+    wrong = altered(checkpoint, tmp_path / "wrong", "dataset.json", lambda f: f["card"].update(face_crop={"margn": 1}))
+    assert refused(wrong, image, speech, tmp_path / "out.mp4") == "foreign_checkpoint"
+
+
+def test_a_server_has_the_same_window_and_framing(checkpoint_of_short_memory, tmp_path):
+    def change(facts):
+        facts["card"].update(face_crop={"margin": 1.4})
+
+    tight = altered(checkpoint_of_short_memory, tmp_path, "dataset.json", change)
+    studio = Studio(tight, ServeConfig(sessions=1, generate=QUICK), "cpu")
+    try:
+        assert studio.framing == FaceCropConfig(size=96, margin=1.4)
+    finally:
+        studio.close()
+    with pytest.raises(BadInput, match="at most 2 latents"):
+        Studio(tight, ServeConfig(sessions=1, generate=GenerateConfig(window=3)), "cuda:99")
+
+
+def test_sixteen_bits_of_grey_are_scaled(tmp_path):
+    grey = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "deep.png"), (grey // 256).astype(np.uint8)[..., None].repeat(3, 2)
+    )
+
+
+def test_a_dataset_without_a_clip_is_said(tmp_path):
+    pd.DataFrame({"clip_id": [], "split": []}).to_parquet(tmp_path / "metadata.parquet")
+    with pytest.raises(RunError, match=r"metadata\.parquet holds no clip"):
+        sample_clip(tmp_path)
+    table = {"clip_id": ["a", "c", "b"], "split": ["train", "val", "val"]}
+    pd.DataFrame(table).to_parquet(tmp_path / "metadata.parquet")
+    assert sample_clip(tmp_path).clip_id == "b"
 
 
 def altered(checkpoint: Path, root: Path, file: str, change) -> Path:
@@ -299,6 +424,8 @@ def altered(checkpoint: Path, root: Path, file: str, change) -> Path:
         ("dataset.json", lambda f: f["card"]["stats"]["audio"].update(mean=[0.0] * 7), "7"),
         ("state.json", lambda f: f["config"].update(stepz=1), "unknown key 'stepz'"),
         ("ema/config.json", lambda f: f["video"].update(layers=3), "lacks"),
+        ("ema/config.json", lambda f: f["video"].update(layers=1), "which this model has not"),
+        ("ema/config.json", lambda f: f["video"].update(ffn=80), "the model's"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(checkpoint, picture, speech, tmp_path, file, change, message):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from dualforce_model import config as strict
 from dualforce_model.config import ConfigError
 from dualforce_model.diffusion import ScheduleConfig, chunk_schedule, integrate
 from dualforce_model.generate import GenerateConfig
@@ -265,10 +266,21 @@ def test_half_precision_is_near(model):
 
 
 def test_wrong_settings_are_said():
-    for wrong in ({"chunk": 0}, {"steps": 0}, {"stagger": -0.1}, {"context_sigma": 1.0}, {"window": 0}, {"order": 3}):
-        with pytest.raises(ConfigError):
-            from dualforce_model import config as strict
-
-            strict.build(GenerateConfig, wrong)
+    wrong: list[dict[str, object]] = [{"chunk": 0}, {"steps": 0}, {"window": 0}, {"order": 3}]
+    floats = [
+        field.name for field in fields(GenerateConfig) if "float" in str(field.type) and field.name != "precision"
+    ]
+    assert len(floats) == 9
+    for name in floats:  # each finite and never below zero
+        wrong += [{name: value} for value in (np.nan, np.inf, -np.inf, -0.1)]
+    scales = [name for name in floats if name.startswith("guidance")]
+    wrong += [{name: 20.5} for name in scales] + [{scales[0]: 1e30}, {"context_sigma": 1.0}, {"shift": 0.0}]
+    wrong += [{"shift": 1e4}, {"struct_lead": 3.0}, {"stagger": 3.0}, {"max_seconds": 0.0}, {"seconds": 0.0}]
+    for values in wrong:
+        (name,) = values
+        with pytest.raises(ConfigError, match=name):
+            strict.build(GenerateConfig, values)
+    largest = {"guidance_audio": 20.0, "shift": 100.0, "struct_lead": 2.0, "stagger": 2.0, "max_seconds": 1e9}
+    assert strict.build(GenerateConfig, {**largest, "guidance_text": 0.0, "shift": 12.0}).shift == 12.0
     assert replace(GenerateConfig(), chunk=3).chunk == 3
     assert np.isfinite(GenerateConfig().max_seconds)

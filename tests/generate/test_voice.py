@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dualforce_model.errors import BadInput
 from dualforce_model.features import codec, hubert
 from dualforce_model.features.audio_features import AudioFeaturesConfig, LogMel, features_of
 from dualforce_model.generate.painter import Painter
@@ -85,6 +86,17 @@ def test_a_last_frame_in_part_is_filled_with_silence(clip):
     audio, valid = voice.window(1, 2)
     np.testing.assert_array_equal(audio, expected.numpy())
     np.testing.assert_array_equal(valid, exists.numpy())
+
+
+def test_sound_that_is_no_float_is_refused():
+    """Whole numbers of full scale 32768 would be taken for a sound that is 32768 times as loud."""
+    voice = Voice(LogMel(AudioFeaturesConfig()), tiny(audio_dim=80), lambda features: features)
+    for sound in (np.ones(640, np.int16), np.full(640, np.nan, np.float32), np.ones((640, 2), np.float32)):
+        with pytest.raises(BadInput) as error:
+            voice.push(sound)
+        assert error.value.reason == "bad_audio"
+    voice.push(np.ones(640))
+    assert voice.samples == 640
 
 
 def test_memory_is_bounded(clip):

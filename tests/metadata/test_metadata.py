@@ -67,9 +67,9 @@ def clips(frames=None):
     ]
 
 
-def build(run, entries=None, **config):
+def build(run, entries=None, face_crop=None, **config):
     folders = {name: run / "features" / name for name in FEATURES}
-    return metadata.build(run, clips() if entries is None else entries, folders, MetadataConfig(**config))
+    return metadata.build(run, clips() if entries is None else entries, folders, MetadataConfig(**config), face_crop)
 
 
 def read(run):
@@ -143,6 +143,15 @@ def test_another_dataset_has_another_identity(run):
     put(run, "audio_features", "bob-s0t0", {"audio": audio["audio"] + 1})
     build(run, clips()[:3])
     assert len({first, second, read(run)[1]["identity"]}) == 3
+
+
+def test_the_card_says_how_faces_were_framed(run):
+    build(run)
+    plain = read(run)[1]
+    assert "face_crop" not in plain
+    wide = {"backend": "mediapipe", "margin": 2.5, "shift_up": 0.1}
+    build(run, face_crop=wide)
+    assert read(run)[1] == {**plain, "face_crop": wide}  # and nothing else is another
 
 
 def damage(run, how):

@@ -125,8 +125,8 @@ def serving(checkpoint) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def server(serving) -> Server:
-    """The usual one. Whoever leaves a session behind breaks the next test."""
-    return serving(sessions=2)
+    """The usual one, with guidance of one's choice. Whoever leaves a session behind breaks the next test."""
+    return serving(sessions=2, options=["seed", "steps", "guidance_audio", "guidance_reference"])
 
 
 class Client:

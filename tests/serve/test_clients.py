@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -94,6 +95,22 @@ def test_one_that_says_nothing_is_sent_away(strict_server, talk):
             "type": "error", "reason": "idle", "message": "nothing came for 3 s (idle_seconds)"
         }  # fmt: skip
         assert client.closed() == 1008
+
+
+def test_one_that_waits_for_a_busy_model_is_not_idle(serving, talk, astronaut, speech):
+    """However long the model does something else, such as recording what another client wants."""
+    server = serving(idle_seconds=1.0)
+    with talk(server) as client:
+        client.start(astronaut)
+        began = threading.Event()
+        busy = threading.Thread(target=server.studio.turns.at_once, args=(lambda: began.set() or time.sleep(3),))
+        busy.start()
+        assert began.wait(60)
+        client.hear(speech[:16000])
+        client.frame()  # instead of being sent away
+        busy.join()
+        assert client.answer()["reason"] == "idle"  # now it is the client who says nothing
+    assert len(client.frames) == 21
 
 
 def test_sound_ends_at_its_limit(serving, talk, astronaut, speech):

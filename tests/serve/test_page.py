@@ -155,6 +155,23 @@ def test_the_same_page_says_what_is_wrong_and_can_be_used_again(page, files):
     assert text(page, "#status") == "Stopped."
 
 
+@pytest.mark.parametrize("allowed", [["seed", "steps"], ["seed", "guidance_reference"]])
+def test_only_what_the_server_allows_can_be_set(browser, serving, files, allowed):
+    browser.open(serving(sessions=1, options=allowed).url)
+    browser.wait(f"{STATE} === 'idle'")
+    browser.run("document.querySelector('details').open = true")
+    shown = "[...document.querySelectorAll('.settings input')].filter((e) => e.checkVisibility()).map((e) => e.id)"
+    assert browser.run(shown) == allowed
+    assert browser.run("document.querySelector('#guidance').checkVisibility()") == ("guidance_reference" in allowed)
+    # as left there by a browser that remembers what was typed before the page was loaded again
+    browser.run("document.querySelector('#guidance_audio').value = 3")
+    browser.choose("#picture", files / "astronaut.png")
+    click(browser, "[value=file]")
+    browser.choose("#sound", files / "word.wav")
+    click(browser, "#start")
+    watch(browser, "done")
+
+
 def test_a_full_server_and_one_that_stops(browser, serving, talk, files):
     server = serving(sessions=1)
     browser.open(server.url)

@@ -275,6 +275,47 @@ def test_health_and_what_a_client_should_know(server):
     assert about["pictures"] == ["jpeg", "png", "webp"]
 
 
+def test_clients_choose_only_what_is_prepared(serving, talk, wait, astronaut, speech, drawn):
+    """Unless the operator allows more: seed and steps use the cache that is there, guidance would need a new one."""
+    server = serving(sessions=1, steps=3)
+    idle = server.studio.talker.idle
+    assert server.get("/about")["options"] == {"seed": 0, "steps": 1}
+    for name in ("guidance_audio", "guidance_reference"):
+        with talk(server) as client:
+            refusal = client.start(astronaut, options={name: 2.0})
+            assert (refusal["reason"], refusal["message"]) == ("bad_option", f"no option '{name}'; known: seed, steps")
+    assert [len(kept) for kept in idle.values()] == [1]
+    with talk(server) as client:
+        client.start(astronaut, format="png", options={"seed": 5, "steps": 3})
+        assert [len(kept) for kept in idle.values()] == [0]  # the prepared one is lent
+        client.hear(speech)
+        client.say("end")
+        assert client.answer()["frames"] == 40
+    np.testing.assert_array_equal(np.stack(client.frames), drawn(speech, seed=5, steps=3))
+    wait(lambda: server.health["sessions"] == 0)
+    assert [len(kept) for kept in idle.values()] == [1]
+
+
+def test_health_says_that_the_model_failed(serving, talk, astronaut, caplog):
+    server = serving(sessions=1)
+    with talk(server) as client:
+        client.start(astronaut)
+        client.say("end")
+        assert client.answer()["reason"] == "empty_audio"  # raised in the model's thread, and the client's fault
+    assert server.health["status"] == "ok"
+    weight = server.studio.talker.model.video.embed.weight
+    weight.data = weight.data[:, :-1]  # the model cannot be run any more
+    with talk(server) as client:
+        assert client.start(astronaut)["reason"] == "internal"
+    with pytest.raises(urllib.error.HTTPError) as error:
+        server.get("/health")
+    assert error.value.code == 503
+    told = json.load(error.value)
+    assert (told["status"], told["most_sessions"]) == ("failed", 1)
+    assert told["reason"] == "the model failed with RuntimeError; the server's log says more"
+    assert "a session failed" in caplog.text
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/../config.py", "/%2e%2e/config.py", "/docs", "/openapi.json"])
 def test_the_page_is_all_that_is_served(server, path):
     with pytest.raises(urllib.error.HTTPError) as error:

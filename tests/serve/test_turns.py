@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import threading
 import weakref
 
 import numpy as np
@@ -175,6 +176,35 @@ def test_a_session_that_leaves_frees_its_cache_at_once(stage, talker, face, spee
     stage(scene)
 
 
+def test_idle_is_only_who_could_be_drawn_at_once(stage, speech):
+    """Not while sound waits for the model, is drawn, or became frames that are not sent yet."""
+
+    async def scene(turns, session, order):
+        one, free, began = session(), threading.Event(), threading.Event()
+        assert one.idle_s > 0
+        other = asyncio.create_task(turns.in_thread(lambda: began.set() or free.wait(60)))
+        await asyncio.to_thread(began.wait)
+        await one.hear(speech[:8000])
+        assert one.idle_s == 0  # in the queue
+        while one.waiting_samples:
+            await asyncio.sleep(0)
+        assert one.idle_s == 0  # behind what the model does for another
+        free.set()
+        await other
+        frames = one.frames()
+        for n in range(9):
+            assert one.idle_s == 0
+            await anext(frames)
+            assert one.idle_s == 0, n  # on its way to the client
+        sent = asyncio.create_task(anext(frames))
+        while not one.idle_s:  # a last turn finds that there is too little sound for more
+            await asyncio.sleep(0)
+        assert one.frames_sent == 9
+        sent.cancel()
+
+    stage(scene)
+
+
 class Broken:
     """A stream whose model fails."""
 
@@ -203,6 +233,7 @@ def test_a_failure_is_its_own_sessions(stage, speech, drawn, error, reason, capl
         with pytest.raises((BadInput, Rejected)) as caught:
             await all_frames(broken)
         assert caught.value.reason == reason
+        assert turns.fault == ("RuntimeError" if reason == "internal" else None)
         np.testing.assert_array_equal(await all_frames(whole), drawn(speech))
 
     stage(scene)

@@ -64,7 +64,7 @@ def test_the_metadata_keeps_together_whoever_looks_alike(run_dir):
         for clip in clips
     ]  # fmt: skip
     config = MetadataConfig(identity_from="face", val_share=0.4, test_share=0.0)
-    metadata.work(Item("id", "", "", payload={"clips": listed, "config": config}), run_dir, reuse=True)
+    metadata.work(Item("id", "", "", payload={"clips": listed, "config": config, "face_crop": {}}), run_dir, reuse=True)
     table = pd.read_parquet(run_dir / "metadata.parquet").set_index("clip_id")
     assert table.loc[one, "group"] == table.loc[same, "group"] == f"face:{one}"
     assert table.loc[other, "group"] == f"face:{other}"

@@ -104,7 +104,7 @@ async function start() {
 function options() {
   const chosen = {};
   for (const name of OPTIONS) {
-    if ($(name).value !== '') chosen[name] = Number($(name).value);
+    if (name in about.options && $(name).value !== '') chosen[name] = Number($(name).value);
   }
   return chosen;
 }
@@ -219,9 +219,10 @@ if (answer?.ok) {
   $('facts').textContent = `${about.size} × ${about.size}, ${about.fps} frames per second; `
     + `the model listens ${Math.round(1000 * about.latency_s)} ms ahead of what it draws.`;
   for (const name of OPTIONS) {
-    $(name).placeholder = about.options[name];
+    $(name).placeholder = about.options[name] ?? '';
     $(name).parentElement.hidden = !(name in about.options); // not for the client to choose
   }
+  $('guidance').hidden = !Object.keys(about.options).some((name) => name.startsWith('guidance'));
   $('steps').max = about.limits.steps;
   document.body.dataset.state = 'idle';
 } else {
