@@ -14,7 +14,9 @@ _last: Published | None = None  # what this process ran last
 def slots(config: RunConfig, stage: str) -> int:
     """How many GPUs a shard of the stage may use at a time; 0 when it never uses one."""
     if stage in TRAININGS:
-        return config.runner.train_processes
+        from tasks.train import processes
+
+        return processes(config.runner)
     if stage == "text":
         return int(config.text.backend == "umt5")
     return int(stage == "generate" or network(config, stage) is not None)

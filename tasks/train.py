@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dualforce_model import config as configs
 from dualforce_model.errors import BadInput
 from dualforce_model.features import FEATURES
@@ -20,7 +22,7 @@ from dualforce_model.train import checkpoint, log
 from dualforce_model.train.config import TrainConfig, lineage
 from tasks import watch
 from tasks.config import TRAININGS, RunnerConfig
-from tasks.launch import JobFailed, run_job
+from tasks.launch import JobFailed, numbers, run_job
 from tasks.run import Run, RunError
 from tasks.stage import Item, Row, Stage, row_facts, upstream
 
@@ -74,11 +76,6 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
         config = _restarted(config)
     write_json(settings, configs.to_dict(config))
 
-    def follow(line: str) -> None:
-        # the job prints one JSON object per logged step among other lines
-        if line.startswith("{") and '"step"' in line:
-            watch.tell(stage, 0, json.loads(line)["step"], config.steps)
-
     launcher = [sys.executable, "-m", "dualforce_model.train.launch", *_launch(runner)]
     job = [
         "-m",
@@ -93,7 +90,7 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
     ]
     gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, runner.gpus))} if runner.gpus else {}
     try:
-        run_job([*launcher, *job], follow, gpus)
+        run_job([*launcher, *job], partial(follow, stage, config.steps), gpus)
     except JobFailed as error:
         if error.code == DIVERGED:
             raise BadInput("diverged", str(error)) from error
@@ -101,6 +98,13 @@ def work(item: Item, run_dir: Path, reuse: bool) -> list[Row]:
             raise RunError(str(error)) from error
         raise
     return [_row(run_dir, out, config)]
+
+
+def follow(stage: str, steps: int, line: str) -> None:
+    """Tell of the step that a line of the job's log is about: one JSON object for each, among other lines."""
+    step = (numbers(line) or {}).get("step")
+    if isinstance(step, int):
+        watch.tell(stage, 0, step, steps)
 
 
 def _row(run_dir: Path, out: Path, config: TrainConfig) -> Row:
@@ -128,17 +132,39 @@ def folder(run_dir: Path, item: Item) -> Path:
     return run_dir / "checkpoints" / item.identity[:12]
 
 
+def processes(runner: RunnerConfig) -> int:
+    """How many processes a training starts on this machine; a file of launch settings says it where there is one.
+
+    Raises RunError when there is no such file, it does not say, or `train_processes` says otherwise.
+    """
+    file = runner.accelerate
+    if file is None:
+        return runner.train_processes
+    try:
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+        count = int(said["num_processes"]) // int(said.get("num_machines", 1))
+    except OSError as error:
+        raise RunError(f"runner.accelerate: there is no file {file}") from error
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"runner.accelerate: {file} does not say num_processes, of all machines together") from error
+    if runner.train_processes not in (1, count):  # 1: it was left out
+        raise RunError(
+            f"runner.accelerate: {file} starts {count} processes on a machine and runner.train_processes is "
+            f"{runner.train_processes}: leave that out, or change num_processes in a copy of the file"
+        )
+    return count
+
+
 def _launch(runner: RunnerConfig) -> list[str]:
     """Arguments of `accelerate launch`: a file of settings, or this machine with so many processes."""
+    count = processes(runner)
     if runner.accelerate is not None:
-        if not runner.accelerate.is_file():
-            raise RunError(f"runner.accelerate: there is no file {runner.accelerate}")
         return ["--config_file", str(runner.accelerate.absolute())]
     import torch
 
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    if runner.train_processes > 1:  # the launcher's name for several processes, on the CPU too (--cpu starts only one)
-        return ["--multi_gpu", "--num_processes", str(runner.train_processes), *plain]
+    if count > 1:  # the launcher's name for several processes, on the CPU too (--cpu starts only one)
+        return ["--multi_gpu", "--num_processes", str(count), *plain]
     return [*([] if torch.cuda.is_available() else ["--cpu"]), "--num_processes", "1", *plain]
 
 

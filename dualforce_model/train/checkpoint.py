@@ -8,6 +8,7 @@ step-000300/
     state.json       step, place in the order of windows, training config, code version
     COMPLETE         size and digest of every file above; written last
 latest -> step-000300      moved after the folder stands
+damaged-step-000400/       what a resume passed over and set aside; counts for nothing, and is for people to remove
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ FORMAT = 2
 MARKER = "COMPLETE"
 LATEST = "latest"
 DIGESTS = 4  # files that are hashed at once
-WRITING, REMOVING = ".writing-", ".removing-"
+WRITING, REMOVING, DAMAGED = ".writing-", ".removing-", "damaged-"
 
 
 def name_of(step: int) -> str:
@@ -80,15 +82,11 @@ def publish(root: Path, step: int, whole: Facts) -> Path:
     marker.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for path in (marker, *(p for p in temporary.rglob("*") if p.is_dir()), temporary):
         _sync(path)
-    if final.exists():  # it was found damaged, or belongs to a run that was told to start again
+    if final.exists():  # it was found damaged
         remove(final)
     temporary.replace(final)
     _sync(root)
-    link = root / f"{WRITING}{LATEST}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    link.replace(root / LATEST)
-    _sync(root)
+    _point(final)
     return final
 
 
@@ -113,6 +111,22 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def set_aside(root: Path, good: Path | None, say: Callable[[str], None] = print) -> None:
+    """Rename the checkpoints beyond `good`, the newest whole one (None: there is none): all of them are damaged.
+
+    Training passes their steps again, and nothing may take them for newer than what it saves. Only while nobody else
+    writes here.
+    """
+    beyond = [folder for folder in folders(root) if good is None or step_of(folder) > step_of(good)]
+    if beyond:
+        (root / LATEST).unlink(missing_ok=True) if good is None else _point(good)
+    for folder in beyond:
+        named = (root / f"{DAMAGED}{folder.name}{f'-{n}' if n > 1 else ''}" for n in count(1))  # it may happen again
+        aside = next(path for path in named if not path.exists())
+        folder.rename(aside)
+        say(f"damaged checkpoint {folder} is kept as {aside.name}; remove it when you need it no more")
+
+
 def newest(root: Path, say: Callable[[str], None] = print) -> Path | None:
     """The newest whole checkpoint, if there is one; damaged ones on the way are named and passed over."""
     for folder in reversed(folders(root)):
@@ -121,6 +135,13 @@ def newest(root: Path, say: Callable[[str], None] = print) -> Path | None:
             return folder
         say(f"checkpoint {folder} is passed over: {fault}")
     return None
+
+
+def marked(path: Path) -> Path | None:
+    """What `resolve` would name by the markers alone, if the files are what they say. Reads no files of weights."""
+    if (path / MARKER).exists():
+        return path
+    return next((folder for folder in reversed(folders(path)) if (folder / MARKER).exists()), None)
 
 
 def resolve(path: Path) -> Path:
@@ -147,16 +168,17 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def prune(root: Path, keep: int, every: int) -> None:
-    """Keep the newest whole checkpoint and, of those at multiples of `every` steps before it, the last `keep` - 1.
+def prune(root: Path, saved: int, keep: int, every: int) -> None:
+    """Of the checkpoints before step `saved`, keep the last `keep` - 1 at multiples of `every` steps.
 
+    `saved` was just published: of all that lie here it alone is known to be good, so it stays whatever else there is.
     One that a stopped run saved off that beat goes with the next, so that an interrupted run ends with the same folders
-    as an undisturbed one. A folder without its marker counts for nothing: the last good checkpoint never goes.
+    as an undisturbed one. A folder without its marker counts for nothing.
     """
-    whole = [folder for folder in folders(root) if (folder / MARKER).exists()]
-    on_beat = [folder for folder in whole[:-1] if step_of(folder) % every == 0]
-    kept = {*whole[-1:], *on_beat[len(on_beat) - min(len(on_beat), max(0, keep - 1)) :]}
-    for folder in whole:
+    before = [folder for folder in folders(root) if step_of(folder) < saved and (folder / MARKER).exists()]
+    on_beat = [folder for folder in before if step_of(folder) % every == 0]
+    kept = on_beat[max(0, len(on_beat) - (keep - 1)) :]
+    for folder in before:
         if folder not in kept:
             remove(folder)
 
@@ -180,6 +202,15 @@ def clear(root: Path) -> None:
     (root / LATEST).unlink(missing_ok=True)
     for folder in folders(root):
         remove(folder)
+
+
+def _point(folder: Path) -> None:
+    """Let `latest` name this checkpoint."""
+    link = folder.with_name(f"{WRITING}{LATEST}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(folder.with_name(LATEST))
+    _sync(folder.parent)
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,10 @@
 
 So a run that was declared dead while its processes still train, or a second run on the same machine, can't put two of
 them on one GPU. Kernel locks end with their process, however it ends; nothing stale is ever left behind.
+
+The files lie where all processes of the machine look, whoever they are and whatever their temporary folder is (services
+and jobs of SLURM have one of their own): DUALFORCE_LOCKS, or else /run/lock, or where that can't be written the
+temporary folder.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from pathlib import Path
 
 from dualforce_model.errors import BadInput
 
+SHARED = Path("/run/lock")
 WAIT_S = 60.0  # longer than a process that is told to go may take for its last checkpoint
 
 
@@ -36,13 +41,22 @@ def mine() -> str | None:
     return names[rank % len(names)] if names else None
 
 
+def place() -> Path:
+    """The folder of the lock files."""
+    named = os.environ.get("DUALFORCE_LOCKS")
+    if named:
+        Path(named).mkdir(parents=True, exist_ok=True)
+        return Path(named)
+    return SHARED if os.access(SHARED, os.W_OK) else Path(tempfile.gettempdir())
+
+
 @contextmanager
 def held(gpu: str | None, what: str, say: Callable[[str], None] = print, wait_s: float = WAIT_S) -> Iterator[None]:
     """Hold `gpu` (None: nothing) while the block runs; `what` tells others what for. Raises BadInput gpu_in_use."""
     if gpu is None:
         yield
         return
-    path = Path(tempfile.gettempdir()) / f"dualforce-gpu-{gpu}.lock"
+    path = place() / f"dualforce-gpu-{gpu}.lock"
     lock = _open(path)
     try:
         _take(lock, path, gpu, say, wait_s)
@@ -57,7 +71,9 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+        lock = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+        os.fchmod(lock, 0o644)  # a service's umask may keep others from reading it, and so from locking it
+        return lock
 
 
 def _take(lock: int, path: Path, gpu: str, say: Callable[[str], None], wait_s: float) -> None:

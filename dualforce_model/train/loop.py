@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +73,8 @@ def train(
     Raises BadInput (no dataset, another run's checkpoints), ConfigError, DivergedError, and SaveError when a checkpoint
     can't be written.
     """
+    if config.losses.lip:  # nothing trains or loads a scorer yet
+        raise ConfigError(f"losses.lip is {config.losses.lip}, but there is no scorer for the lip term: leave it at 0")
     torch.set_num_threads(config.threads)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # said aloud: without it several CPU processes would not find each other
@@ -95,7 +98,8 @@ class _Run:
         torch.manual_seed(config.seed)
         self.shape = model_config(config, self.dataset.card)
         found = self._to_go_on_from()
-        if config.norms_every:  # each term's own backward pass leaves to the others what it reads
+        self.norms = bool(config.norms_every) and self._alone
+        if self.norms:  # each term's own backward pass leaves to the others what it reads
             functorch.donated_buffer = False  # type: ignore[attr-defined]
         model = parallel.build(self.shape, config.compile)
         model.set_checkpointing(config.checkpointing)
@@ -103,14 +107,16 @@ class _Run:
             self._begin(model)
         self.state = TrainState(model, Ema(model, config.ema), adamw(model, config.optimiser))
         self.watch = Watch(config)
-        self.state.extra = {"watch": self.watch.state()}
+        self.skipped = 0  # unreadable windows since the last line of the log
+        self._remember()
         if found is not None:
             self.state.load(found, parallel)
             self.watch.load(self.state.extra["watch"])
+            self.skipped = self.state.extra["skipped"]
             other = "" if written_by_this_code(found) else ", which was written by other code: not bit for bit"
             say(f"going on from {found}{other}")
         self.wrapped = parallel.wrap(model)
-        teacher = start.teacher(config, run_dir, parallel.device) if config.stage == "few_step" else None
+        teacher = start.teacher(self.source, parallel.device) if config.stage == "few_step" and self.source else None
         self.objective = Objective(config, self.dataset.card, parallel.device, teacher)
         self.fill = Recorded(model, self._gradients) if config.graph and self._alone else self._gradients
         self.saver = Saver(out, parallel, config.keep, config.checkpoint_every)
@@ -129,31 +135,44 @@ class _Run:
                     "pieces each: change batch, buckets, accumulate or the number of processes"
                 )
 
+    @cached_property
+    def source(self) -> Path | None:
+        """The checkpoint that this stage starts from, checked whole; a few-step student learns from it ever after."""
+        return self.parallel.first(lambda: start.source(self.config, self.run_dir))
+
     def _to_go_on_from(self) -> Path | None:
-        """The checkpoint that this run continues. The first process looks, so that all agree."""
+        """The checkpoint that this run continues; damaged ones that are newer are out of its way."""
         config, parallel = self.config, self.parallel
-        found: Path | None = parallel.gathered(checkpoint.newest(self.out, self.say) if parallel.main else None)[0]
-        if found is None:
-            return None
-        wrong = objections(found, config, self.dataset.card) + start.objections(config, self.run_dir, self.out)
-        if not wrong:
-            return found
-        if config.on_mismatch == "refuse":
-            raise refuse(found, wrong)
-        self.say(f"{found} belongs to another run ({'; '.join(wrong)}): {config.on_mismatch}")
-        if config.on_mismatch == "adopt":
-            return found
-        parallel.wait()  # nobody looks any more
+        found = parallel.first(lambda: checkpoint.newest(self.out, self.say))
+        wrong = [] if found is None else self._objections(found)
+        if found and wrong:
+            if config.on_mismatch == "refuse":
+                raise refuse(found, wrong)
+            self.say(f"{found} belongs to another run ({'; '.join(wrong)}): {config.on_mismatch}")
+            if config.on_mismatch == "restart":
+                found = None
+                if parallel.main:
+                    checkpoint.clear(self.out)
         if parallel.main:
-            checkpoint.clear(self.out)
-        return None
+            checkpoint.set_aside(self.out, found, self.say)
+        return found
+
+    def _objections(self, found: Path) -> list[str]:
+        """Why this run can't continue a checkpoint."""
+        config, card, shape = self.config, self.dataset.card, self.shape
+        teacher = self.source if config.stage == "few_step" else None
+
+        def look() -> list[str]:
+            return objections(found, config, shape, card) + start.objections(config, self.run_dir, self.out, teacher)
+
+        return self.parallel.first(look)
 
     def _begin(self, model: torch.nn.Module) -> None:
         """Fresh weights, every one a function of the seed and its name; those of another stage in their place."""
         seed = self.config.seed
         fill(model, fresh_weights(model, lambda name: generator_for("weights", seed, name), "cpu"))  # type: ignore[arg-type]
         expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-        origin = start.begin(self.config, self.run_dir, self.dataset.card, expected, self.say)
+        origin = start.begin(self.config, self.source, self.dataset.card, expected, self.say)
         fill(model, origin.weights)
         if self.parallel.main:
             start.write(self.out, origin.lineage)
@@ -166,20 +185,39 @@ class _Run:
         )
         if config.validate_every and not self.dataset.clips["val"]:
             self.say("no validation: the dataset has nobody in its val split (metadata.val_share)")
+        if config.norms_every and not self.norms:
+            self.say("no norms per term: they are computed by one process only, with accumulate 1 (norms_every)")
         log = Log(self.out, state.step, self.say) if parallel.main else None
+        try:
+            stopped = self._steps(log, signals)
+        finally:
+            if log:
+                log.close()
+        parallel.wait()
+        kept = self.out / checkpoint.name_of(state.step)
+        return Outcome("stopped" if stopped and state.step < config.steps else "finished", state.step, kept)
+
+    def _steps(self, log: Log | None, signals: Signals) -> bool:
+        """All that are left, or until somebody is told to stop; whether that was so."""
+        config, state = self.config, self.state
         clock = time.perf_counter()
         stopped = False
         for parts in self._batches():
             waited = time.perf_counter() - clock
             rate = learning_rate(config.optimiser, state.step, config.steps)
             done = self._step(parts, rate, signals)
+            self.skipped += done.skipped
             stopped = done.stop
             now = time.perf_counter()
-            if log and (state.step % config.log_every == 0 or state.step == config.steps or done.wrong):
-                line = _line(state.step, done, rate)
-                figures = self.throughput.numbers(done.windows, done.frames, done.text, now - clock)
-                log.add(**line, seconds=round(now - clock, 4), data_seconds=round(waited, 4), **figures)
+            if state.step % config.log_every == 0 or state.step == config.steps or done.wrong:
+                line = _line(state.step, done, rate, self.skipped)
+                self.skipped = 0
+                if log:
+                    figures = self.throughput.numbers(done.windows, done.frames, done.text, now - clock)
+                    log.add(**line, seconds=round(now - clock, 4), data_seconds=round(waited, 4), **figures)
                 self.say(json.dumps({name: value for name, value in line.items() if not isinstance(value, list)}))
+            if done.wrong:
+                self._refused(done)
             self._after_step(log)
             if done.written:
                 self.saver.finish()
@@ -189,11 +227,7 @@ class _Run:
                 break
             clock = time.perf_counter()
         self.saver.close()
-        if log:
-            log.close()
-        parallel.wait()
-        kept = self.out / checkpoint.name_of(state.step)
-        return Outcome("stopped" if stopped and state.step < config.steps else "finished", state.step, kept)
+        return stopped
 
     def _batches(self) -> Iterator[list[Sample]]:
         """The pieces of this process's share of every global batch, from the next step on."""
@@ -234,8 +268,9 @@ class _Run:
         done = self._together(found, norm, parts, signals)
         done.norms = {name: float(value) for name, value in norms.items()}
         done.wrong = self.watch.judge(done.terms["loss"], done.norm)
-        if done.wrong:
-            self._refuse_step(done, parts)
+        if done.wrong:  # the weights stay as they are
+            mine = [clip for part in parts for clip in part["clip_id"]]
+            done.clips = sorted({clip for some in parallel.gathered(mine) for clip in some})
         else:
             for group in state.optimiser.param_groups:
                 group["lr"] = rate
@@ -279,19 +314,16 @@ class _Run:
             skipped=round(skipped),
         )
 
-    def _refuse_step(self, done: Done, parts: Sequence[Sample]) -> None:
-        """The weights stay as they are: say whose clips these were, and stop if the policy says so."""
-        mine = [clip for part in parts for clip in part["clip_id"]]
-        done.clips = sorted({clip for some in self.parallel.gathered(mine) for clip in some})
-        what = f"step {self.state.step + 1}: {done.wrong}; its clips: {', '.join(done.clips)}"
+    def _refused(self, done: Done) -> None:
+        """Say whose clips it was that were not learned from, and stop if the policy says so."""
+        what = f"step {self.state.step}: {done.wrong}; its clips: {', '.join(done.clips)}"
         if self.watch.stops:
             self.saver.close()
             raise DivergedError(f"{what}. The last checkpoint is from before it.")
         self.say(f"skipped {what}")
 
     def _norms_due(self) -> bool:
-        every = self.config.norms_every
-        return bool(every) and self._alone and (self.state.step + 1) % every == 0
+        return self.norms and (self.state.step + 1) % self.config.norms_every == 0
 
     @property
     def _alone(self) -> bool:
@@ -341,9 +373,13 @@ class _Run:
         if log:
             log.sync()
         state, parallel = self.state, self.parallel
-        state.extra = {"watch": self.watch.state()}
+        self._remember()
         texts = state.texts(self.config, self.dataset.card, parallel)
         self.saver.begin(state.step, state.files(parallel), texts)
+
+    def _remember(self) -> None:
+        """What a checkpoint tells beside the state of the model."""
+        self.state.extra = {"watch": self.watch.state(), "skipped": self.skipped}
 
     def _name_skipped(self, parts: Sequence[Sample]) -> None:
         for clip_id, message in (skip for part in parts for skip in part["skipped"]):
@@ -352,9 +388,9 @@ class _Run:
                 print(f"clip {clip_id} is skipped in training: {message}", flush=True)
 
 
-def _line(step: int, done: Done, rate: float) -> dict[str, Any]:
-    """A step as the log has it."""
-    line: dict[str, Any] = {"step": step, **done.terms, "grad_norm": done.norm, "lr": rate, "skipped": done.skipped}
+def _line(step: int, done: Done, rate: float, skipped: int) -> dict[str, Any]:
+    """A step as the log has it; `skipped`: since the line before."""
+    line: dict[str, Any] = {"step": step, **done.terms, "grad_norm": done.norm, "lr": rate, "skipped": skipped}
     line |= {f"deciles_{name}": means for name, means in done.deciles.items()}
     line |= {f"norm_{name}": value for name, value in done.norms.items()}
     return line | ({"spike": done.wrong, "clips": done.clips} if done.wrong else {})

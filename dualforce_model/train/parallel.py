@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,10 +25,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dualforce_model.config import ConfigError
 from dualforce_model.configs.shape import ModelConfig
+from dualforce_model.errors import BadInput
 from dualforce_model.model import DualForce
 from dualforce_model.train.sequence import Ulysses
 
 COPIES, SHARDS = "whole copies", "shards"
+Found = TypeVar("Found")
 
 
 def shards_wanted() -> bool:
@@ -153,6 +156,19 @@ class Parallel:
         found: list = [None] * self.world
         dist.all_gather_object(found, thing)
         return found
+
+    def first(self, look: Callable[[], Found]) -> Found:
+        """What the first process finds, or the BadInput that it meets, on all: they agree, and files are read once."""
+        found: Found | BadInput | None = None
+        if self.main:
+            try:
+                found = look()
+            except BadInput as error:
+                found = error
+        found = self.gathered(found)[0]
+        if isinstance(found, BadInput):
+            raise found
+        return found  # type: ignore[return-value]
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -110,7 +110,7 @@ class Saver:
             checkpoint.publish(self.root, self._step, whole)
             self._settle()
             # tens of GB take a while to remove, and nobody needs to wait for it
-            given = (self.root, self.keep, self.every)
+            given = (self.root, self._step, self.keep, self.every)
             self._pruning = threading.Thread(target=checkpoint.prune, args=given, name="pruning")
             self._pruning.start()
 

@@ -38,20 +38,19 @@ class Start:
 
 def begin(
     config: TrainConfig,
-    run_dir: Path,
+    folder: Path | None,
     card: Mapping[str, Any],
     expected: Mapping[str, torch.Size],
     say: Callable[[str], None] = print,
 ) -> Start:
-    """Find the checkpoint to start from and compare it with the model (`expected`: its parameters' shapes).
+    """Compare the checkpoint to start from (`source`) with the model (`expected`: its parameters' shapes).
 
-    Raises BadInput: no_checkpoint, damaged_checkpoint, mixed_provenance (its features were made in another way),
-    other_shape (a common parameter has another shape), nothing_in_common.
+    Raises BadInput: mixed_provenance (its features were made in another way), other_shape (a common parameter has
+    another shape), nothing_in_common.
     """
     lineage: dict[str, Any] = {"format": checkpoint.FORMAT, "stage": config.stage}
-    if config.start_from is None:
+    if folder is None:
         return Start((), {**lineage, "start": None, "loaded": {}, "new": _parts(expected), "left": {}})
-    folder = source(config, run_dir)
     state, its_card = (
         checkpoint.read_json(folder, "state.json"),
         checkpoint.read_json(folder, "dataset.json")["card"],
@@ -100,10 +99,11 @@ def begin(
     return Start(((name, tensor) for name, tensor in weights_of(folder) if name in wanted), found)
 
 
-def source(config: TrainConfig, run_dir: Path) -> Path:
-    """The whole checkpoint folder that `start_from` means. Raises BadInput."""
-    assert config.start_from is not None
-    return checkpoint.resolve(run_dir / config.start_from)
+def source(config: TrainConfig, run_dir: Path) -> Path | None:
+    """The whole checkpoint folder that `start_from` means, if it means any. Reads all of it, which takes minutes at tens
+    of GB. Raises BadInput: no_checkpoint, damaged_checkpoint.
+    """
+    return None if config.start_from is None else checkpoint.resolve(run_dir / config.start_from)
 
 
 def weights_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -116,24 +116,31 @@ def digest(folder: Path) -> str:
     return digest_file(folder / checkpoint.MARKER)[:16]
 
 
-def objections(config: TrainConfig, run_dir: Path, out: Path) -> list[str]:
-    """Why the checkpoints in `out` are not those of this start; empty when they are, or when its source is gone."""
+def objections(config: TrainConfig, run_dir: Path, out: Path, loaded: Path | None = None) -> list[str]:
+    """Why the checkpoints in `out` are not those of this start; empty when they are, or when its source is gone.
+
+    `loaded`: the source, where it is read anyway. Else its marker says enough: nothing is loaded from it any more.
+    """
     told = read(out)
     if told is None:
         return []
     was = (told["start"] or {}).get("digest")
     if config.start_from is None:
         return [] if was is None else [f"it started from {told['start']['from']} and now starts fresh"]
-    try:
-        now = digest(source(config, run_dir))
+    there = loaded or checkpoint.marked(run_dir / config.start_from)
+    if there is not None and digest(there) == was:
+        return []
+    try:  # it may be that a newer one with a marker was damaged, and passed over, when this began
+        there = loaded or checkpoint.resolve(run_dir / config.start_from)
     except BadInput:
         return []
+    now = digest(there)
     return [] if now == was else [f"it started from checkpoint {was} and now from {now} ({config.start_from})"]
 
 
-def teacher(config: TrainConfig, run_dir: Path, device: torch.device) -> DualForce:
-    """The frozen model that few-step tuning learns from: the checkpoint that it started from. Raises BadInput."""
-    model = from_pretrained(source(config, run_dir) / WEIGHTS, device=device)
+def teacher(folder: Path, device: torch.device) -> DualForce:
+    """The frozen model that few-step tuning learns from: the checkpoint that it started from."""
+    model = from_pretrained(folder / WEIGHTS, device=device)
     return model.requires_grad_(False).eval()
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dualforce_model import config as strict
+from dualforce_model.configs.shape import ModelConfig
 from dualforce_model.errors import BadInput
 from dualforce_model.model import DualForce
 from dualforce_model.model.files import CONFIG, WEIGHTS
@@ -72,6 +73,7 @@ class TrainState:
             "updates": self.updates,
             "processes": parallel.world,
             "config": strict.to_dict(config),
+            "levels": strict.to_dict(config.levels),
             "dataset": card["identity"],
             "code": code_version(),
             **self.extra,
@@ -91,7 +93,8 @@ class TrainState:
         shards.read(folder / "model", named)
         shards.read(folder / "ema", self.ema.weights)
         self.step, self.updates = int(told["step"]), int(told["updates"])
-        self.extra = {name: told[name] for name in self.extra}
+        # what a checkpoint of before does not know begins as it does in a fresh training
+        self.extra = {name: told.get(name, value) for name, value in self.extra.items()}
         moments: dict[str, Tensor] = {}
         for name in shards.stored(folder / "optimiser") if self.updates else ():
             moments[name] = torch.zeros_like(named[name.partition("/")[2]])
@@ -137,8 +140,8 @@ def _restore(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def objections(folder: Path, config: TrainConfig, card: Mapping[str, Any]) -> list[str]:
-    """Why a checkpoint can't be continued under this config and dataset; empty when it can."""
+def objections(folder: Path, config: TrainConfig, shape: ModelConfig, card: Mapping[str, Any]) -> list[str]:
+    """Why a checkpoint can't be continued under this config, of this model, and dataset; empty when it can."""
     state, here = read_json(folder, "state.json"), lineage(config)
     there = {key: value for key, value in state["config"].items() if key not in APART}
     found = [
@@ -148,7 +151,19 @@ def objections(folder: Path, config: TrainConfig, card: Mapping[str, Any]) -> li
     ]
     if state["dataset"] != card["identity"]:
         found.append(f"the dataset was {state['dataset']} and is {card['identity']}")
-    return found
+    return found or _edited(folder, state, config, shape)
+
+
+def _edited(folder: Path, state: Mapping[str, Any], config: TrainConfig, shape: ModelConfig) -> list[str]:
+    """What equal settings no longer mean: presets and ablations are files, which may have been edited meanwhile."""
+    model = json.loads((folder / "model" / CONFIG).read_text(encoding="utf-8"))
+    pairs = (("model", model, shape.to_dict()), ("noise", state.get("levels", {}), strict.to_dict(config.levels)))
+    return [
+        f"{what}.{key} of preset {config.preset}, ablation {config.ablation} was {was[key]!r} and is {now[key]!r}"
+        for what, was, now in pairs
+        for key in now
+        if key in was and was[key] != now[key]  # other code may not have known the key
+    ]
 
 
 def refuse(folder: Path, found: list[str]) -> BadInput:

@@ -52,7 +52,7 @@ def test_a_training_cancelled_retried_killed_and_retried_goes_on_where_it_was(da
         until(lambda: len(steps_in(run_copy)) > 3, "the first steps")
         assert slots(dashboard) == 1  # it holds the GPU
         assert dashboard.set_state(run, "CANCELLING", "Cancelling") == "ACCEPT"
-        until(lambda: dashboard.state(run) == "Cancelled", "the end of a cancelled run")
+        until(lambda: dashboard.state(run) == "Cancelled", "the end of a cancelled run", seconds=30)
         assert not processes_of(run_copy)  # launcher and ranks are gone
         kept = steps_in(run_copy)[-1]
         newest = long_training(run_copy) / checkpoint.name_of(kept)

@@ -67,18 +67,49 @@ def test_a_harmed_checkpoint_is_named_and_passed_over(root, harm):
     assert checkpoint.newest(root).name == "step-000300"
 
 
-def test_pruning_keeps_the_newest_and_never_the_only_good_one(root):
-    checkpoint.prune(root, 2, every=100)
+def test_pruning_keeps_the_newest(root):
+    checkpoint.prune(root, 300, 2, every=100)
     assert [f.name for f in checkpoint.folders(root)] == ["step-000200", "step-000300"]
-    (root / "step-000300" / "COMPLETE").unlink()
-    checkpoint.prune(root, 1, every=100)
-    assert checkpoint.newest(root).name == "step-000200"
+    checkpoint.prune(root, 300, 1, every=100)
+    assert [f.name for f in checkpoint.folders(root)] == ["step-000300"]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_pruning_never_takes_what_was_just_saved(root, keep):
+    (root / "step-000300" / "model" / "weights").write_bytes(b"rotten")  # its marker says nothing of that
+    checkpoint.write(root, 250, fill(b"250"))
+    checkpoint.prune(root, 250, keep, every=100)
+    assert checkpoint.newest(root).name == "step-000250"
+
+
+def test_damaged_ones_beyond_the_newest_good_one_are_set_aside_and_count_for_nothing(root):
+    for _ in range(2):  # the second time at the same step
+        (root / "step-000300" / "model" / "weights").write_bytes(b"rotten")
+        said = []
+        checkpoint.set_aside(root, checkpoint.newest(root, said.append), said.append)
+        assert len(said) == 2
+        assert checkpoint.newest(root, said.append) == root / "step-000200"
+        assert len(said) == 2
+        assert (root / "latest").resolve() == root / "step-000200"
+        checkpoint.write(root, 300, fill(b"300"))
+    checkpoint.clean(root)
+    assert sorted(p.name for p in root.glob("damaged-*")) == ["damaged-step-000300", "damaged-step-000300-2"]
+    assert (root / "damaged-step-000300" / "model" / "weights").read_bytes() == b"rotten"
+    checkpoint.set_aside(root, checkpoint.newest(root), said.append)  # nothing to do
+    assert checkpoint.resolve(root / "latest").name == "step-000300"
+
+
+def test_where_all_are_damaged_all_are_set_aside(root):
+    for folder in checkpoint.folders(root):
+        (folder / "COMPLETE").unlink()
+    checkpoint.set_aside(root, checkpoint.newest(root), lambda _: None)
+    assert sorted(p.name for p in root.iterdir()) == [f"damaged-step-000{step}" for step in (100, 200, 300)]
 
 
 def test_a_stopped_run_ends_with_the_folders_of_an_undisturbed_one(root):
     for step in (350, 400):  # 350: saved because the run was told to stop
         checkpoint.write(root, step, fill(b"x"))
-        checkpoint.prune(root, 2, every=100)
+        checkpoint.prune(root, step, 2, every=100)
         assert checkpoint.newest(root).name == f"step-000{step}"
     assert [f.name for f in checkpoint.folders(root)] == ["step-000300", "step-000400"]
 

@@ -18,6 +18,7 @@ from dualforce_model.train.__main__ import main
         ("noise={risin: 1}", "unknown key 'noise.risin'; did you mean 'rising'"),
         ("noise.risin=1", "unknown key 'noise.risin'; did you mean 'noise.rising'"),
         ("model={video.layerz: 3}", "unknown key 'video.layerz'; did you mean 'video.layers'"),
+        ("losses.lip=0.3", "losses.lip is 0.3, but there is no scorer for the lip term"),
         ("preset=tinny", "unknown model preset 'tinny'; did you mean 'tiny'"),
     ],
 )

@@ -25,14 +25,14 @@ with devices.held(sys.argv[1], "training into X"):
 
 @pytest.fixture
 def locks(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(devices.tempfile, "tempdir", None)
+    monkeypatch.setenv("DUALFORCE_LOCKS", str(tmp_path / "locks"))
 
 
-def holder(gpu: str) -> subprocess.Popen:
+def holder(gpu: str, **environment: str) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, gpu], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+        [sys.executable, "-c", HOLD, gpu],
+        cwd=ROOT, env={**os.environ, **environment}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -51,6 +51,32 @@ def test_a_gpu_in_use_is_refused_and_the_holder_named(locks):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.skipif(not os.access("/run/lock", os.W_OK), reason="nobody but root may write into /run/lock here")
+def test_processes_with_temporary_folders_of_their_own_see_each_other(tmp_path, monkeypatch):
+    """As services with PrivateTmp, containers and jobs of SLURM have."""
+    monkeypatch.delenv("DUALFORCE_LOCKS", raising=False)
+    gpu = f"test-{os.getpid()}"
+    process = holder(gpu, TMPDIR=str(tmp_path))
+    try:
+        with pytest.raises(BadInput, match=f"held by process {process.pid}"), devices.held(gpu, "x", wait_s=0.0):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+        (devices.SHARED / f"dualforce-gpu-{gpu}.lock").unlink()
+
+
+def test_the_worker_of_a_machine_may_lock_there_and_others_may_read(locks):
+    unit = (ROOT / "infra" / "systemd" / "dualforce-worker@.service").read_text()
+    assert f"ReadWritePaths=-{devices.SHARED}\n" in unit  # else ProtectSystem=strict keeps it out
+    before = os.umask(0o077)
+    try:
+        with devices.held("0", "a service"):
+            assert (devices.place() / "dualforce-gpu-0.lock").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
 
 
 def test_a_killed_process_holds_nothing_and_a_leaving_one_is_waited_for(locks):
@@ -75,7 +101,7 @@ def test_the_name_of_a_process_s_gpu(monkeypatch, visible, rank, name):
 
 
 def test_a_second_training_on_the_same_gpu_is_refused(run_folder, tmp_path):
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "DUALFORCE_LOCKS": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": str(ROOT)}
     given = ["--data", run_folder, "--set", "batch=2", "--set", "frames=3", "--gpu-wait", "0"]
     command = [sys.executable, "-m", "dualforce_model.train", *map(str, given)]
     first = subprocess.Popen(

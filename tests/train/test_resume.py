@@ -28,6 +28,7 @@ from dualforce_model.train.config import OptimiserConfig
 from dualforce_model.train.export import export
 from dualforce_model.train.log import TIMING, read
 from dualforce_model.train.optimiser import learning_rate
+from tasks.launch import numbers
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 60
@@ -74,12 +75,24 @@ def run(arguments: list[str]) -> tuple[int, str]:
 
 
 def interrupt(arguments: list[str], step: int, sign: int) -> tuple[int, str]:
-    """Send `sign` to the whole group as soon as it says that `step` is done; exit code and output."""
+    """Send `sign` as soon as the job says that `step` is done; exit code and output.
+
+    SIGKILL goes to the launcher and to each rank, which leads a group of its own, at once: no launcher tells the others,
+    and none of them has time to notice that it is gone.
+    """
     process, output = start(arguments), ""
     for line in process.stdout:
         output += line
-        if line.startswith("{") and json.loads(line)["step"] == step:
+        if (numbers(line) or {}).get("step") != step:
+            continue
+        if sign == signal.SIGKILL:
+            launcher = psutil.Process(process.pid)
+            for one in (launcher, *launcher.children(recursive=True)):
+                one.kill()
+        else:
             os.killpg(process.pid, sign)
+    if sign == signal.SIGKILL:
+        assert "stopped at" not in output, ending(process.wait(), output)
     return process.wait(), output
 
 
@@ -150,6 +163,27 @@ def test_sigterm_saves_and_exits_with_its_own_code(run_folder, whole_runs, tmp_p
     code, output = run(command(run_folder, tmp_path, 1))
     assert code == 0, ending(code, output)
     same(tmp_path, whole_runs[1])
+
+
+@pytest.mark.parametrize(("ranks", "code"), [((75, 75), 75), ((75, 1), 1), ((1, 1), 1), ((0, 0), 0)])
+def test_the_launcher_says_stopped_only_if_no_process_failed_to_save(tmp_path, ranks, code):
+    script = tmp_path / "rank.py"
+    script.write_text(f"""
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit({ranks}[int(os.environ["RANK"])]))
+print("up", flush=True)
+time.sleep(60)
+""")
+    number = ["--num_processes", "2", "--main_process_port", str(free_port())]
+    process = start([sys.executable, "-m", "dualforce_model.train.launch", *COPIES, *number, str(script)])
+    up = 0
+    for line in process.stdout:
+        up += line.startswith("up")
+        if up == 2:
+            process.terminate()
+            break
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, ending(process.returncode, output)
 
 
 def test_a_supervised_run_stops_when_its_supervisor_is_gone(run_folder, tmp_path):

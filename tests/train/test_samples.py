@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._functorch import config as functorch
 
 from dualforce_model.data import Dataset
 from dualforce_model.features import codec
@@ -62,6 +63,19 @@ def test_recorded_steps_are_the_same_steps(watched, run_folder, tmp_path):
         assert {name: here.get(name) for name in ("loss", "grad_norm", "norm_video")} == {
             name: there.get(name) for name in ("loss", "grad_norm", "norm_video")
         }
+
+
+def test_norms_that_are_not_computed_are_said_to_be_missing(run_folder, tmp_path):
+    before, said = functorch.donated_buffer, []
+    functorch.donated_buffer = True
+    try:
+        config = TrainConfig(steps=2, batch=2, frames=3, norms_every=1, accumulate=2)
+        train(config, run_folder, tmp_path, said.append)
+        assert functorch.donated_buffer  # memory that the norms would need stays free
+    finally:
+        functorch.donated_buffer = before
+    assert sum("no norms per term" in line for line in said) == 1
+    assert not any("norm_video" in row for row in read(tmp_path / "log.jsonl"))
 
 
 def test_samples_and_numbers_of_a_run(watched):

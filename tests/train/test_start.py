@@ -42,7 +42,7 @@ def expected(config: TrainConfig, card) -> dict[str, torch.Size]:
 
 def begin(config: TrainConfig, run_folder: Path, **card) -> start.Start:
     facts = {**Dataset.open(run_folder).card, **card}
-    return start.begin(config, run_folder, facts, expected(config, facts), lambda _: None)
+    return start.begin(config, start.source(config, run_folder), facts, expected(config, facts), lambda _: None)
 
 
 def test_pretraining_is_the_video_tower_alone(video):
@@ -118,6 +118,7 @@ def test_another_start_is_another_run(run_folder, joint, video, tmp_path):
     assert "now starts fresh" in start.objections(TrainConfig(steps=3, **SMALL), run_folder, out)[0]
     other = TrainConfig(steps=3, start_from=str(out), **SMALL)
     assert "it started from checkpoint" in start.objections(other, run_folder, out)[0]
+    assert "it started from checkpoint" in start.objections(config, run_folder, out, checkpoint.newest(out))[0]
     with pytest.raises(BadInput, match="belongs to another run: it started from checkpoint"):
         train(other, run_folder, out, lambda _: None)
 
@@ -129,3 +130,50 @@ def test_few_step_tuning_starts_from_its_teacher_and_goes_on_after_a_stop(run_fo
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     told = start.read(tmp_path)
     assert (told["stage"], told["start"]["stage"], told["new"], told["left"]) == ("few_step", "joint", {}, {})
+
+
+@pytest.fixture
+def digested(monkeypatch) -> list[Path]:
+    """Checkpoints whose files were all read, in order."""
+    found, damage = [], checkpoint.damage
+
+    def noted(folder: Path) -> str | None:
+        found.append(folder.parent)
+        return damage(folder)
+
+    monkeypatch.setattr(checkpoint, "damage", noted)
+    return found
+
+
+def test_a_checkpoint_is_digested_once_and_only_when_it_is_loaded(run_folder, joint, video, tmp_path, digested):
+    few = TrainConfig(stage="few_step", start_from=str(joint[0]), steps=2, **SMALL)
+    train(few, run_folder, tmp_path, lambda _: None)
+    assert digested == [joint[0]]
+    digested.clear()
+    train(few, run_folder, tmp_path, lambda _: None)
+    assert digested == [tmp_path, joint[0]]  # the teacher is loaded again
+    digested.clear()
+    train(TrainConfig(steps=3, start_from=str(video), **SMALL), run_folder, joint[0], lambda _: None)
+    assert digested == [joint[0]]  # and its source is not
+
+
+def test_a_student_whose_teacher_rotted_does_not_learn_from_another(run_folder, video, tmp_path):
+    teachers, out = tmp_path / "teachers", tmp_path / "out"
+    shorter = {**SMALL, "checkpoint_every": 1}
+    train(TrainConfig(steps=2, start_from=str(video), **shorter), run_folder, teachers, lambda _: None)
+    few = TrainConfig(stage="few_step", start_from=str(teachers), steps=2, **SMALL)
+    train(few, run_folder, out, lambda _: None)
+    weights = checkpoint.newest(teachers) / "ema" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(BadInput, match="it started from checkpoint"):
+        train(few, run_folder, out, lambda _: None)
+
+
+def test_a_source_whose_newest_was_damaged_when_this_began_is_still_the_same(run_folder, video, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    train(TrainConfig(stage="video", steps=2, **{**SMALL, "checkpoint_every": 1}), run_folder, source, lambda _: None)
+    weights = checkpoint.newest(source) / "ema" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    config = TrainConfig(steps=1, start_from=str(source), **SMALL)
+    train(config, run_folder, out, lambda _: None)
+    assert start.objections(config, run_folder, out) == []

@@ -120,11 +120,11 @@ def test_a_training_reads_captions_says_so_and_is_gone_on_from(dataset, tmp_path
     config = replace(CONFIG, start_from=str(tmp_path / "out"))
     shapes = {name: parameter.shape for name, parameter in DualForce(model_config(config, card)).named_parameters()}
     other = {**dataset.card, "features": {**dataset.card["features"], "text": {"backend": "other"}}}
-    assert start.begin(config, folder, dataset.card, shapes, lambda _: None).lineage["new"] == {}
+    assert start.begin(config, found, dataset.card, shapes, lambda _: None).lineage["new"] == {}
     with pytest.raises(BadInput, match="trained on text made by"):
-        start.begin(config, folder, other, shapes, lambda _: None)
+        start.begin(config, found, other, shapes, lambda _: None)
     wordless = Dataset.open(run_folder).card
-    assert start.begin(config, folder, {**wordless, "text_dim": WIDTH}, shapes, lambda _: None).lineage["left"] == {}
+    assert start.begin(config, found, {**wordless, "text_dim": WIDTH}, shapes, lambda _: None).lineage["left"] == {}
 
 
 def test_who_never_read_a_text_may_begin_to(dataset, run_folder, tmp_path):
@@ -132,4 +132,5 @@ def test_who_never_read_a_text_may_begin_to(dataset, run_folder, tmp_path):
     train(plain, run_folder, tmp_path / "out", lambda _: None)
     config = replace(plain, start_from=str(tmp_path / "out"))
     shapes = {name: p.shape for name, p in DualForce(model_config(config, dataset.card)).named_parameters()}
-    assert start.begin(config, run_folder, dataset.card, shapes, lambda _: None).lineage["new"] == {}
+    source = start.source(config, run_folder)
+    assert start.begin(config, source, dataset.card, shapes, lambda _: None).lineage["new"] == {}

@@ -114,3 +114,7 @@ def test_the_policy_stop_ends_the_run_and_names_the_clips(poisoned, tmp_path):
     config = TrainConfig(steps=14, batch=2, frames=3, checkpoint_every=100)
     with pytest.raises(DivergedError, match=f"its clips: .*{CLIP}"):
         train(config, poisoned, tmp_path, lambda _: None)
+    last = rows(tmp_path)[-1]
+    assert "not finite" in last["spike"]
+    assert CLIP in last["clips"]
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, last["step"] + 1))
