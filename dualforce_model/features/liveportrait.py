@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dualforce_model import weights
+from dualforce_model.errors import Rejected
 from dualforce_model.features import conveyor, face_square, head
 
 if TYPE_CHECKING:
@@ -54,6 +55,43 @@ def unpack(struct: np.ndarray) -> dict[str, np.ndarray]:
         "t": shift,
         "scale": struct[:, SCALE],
     }
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """What LivePortrait's struct latents are relative to: the keypoints [21,3] of a face at rest, and the square (centre x, y,
+    side; pixels) of the clip that spans -1 .. 1 in the network's coordinates.
+    """
+
+    keypoints: np.ndarray
+    square: np.ndarray
+
+    def placed(self, struct: np.ndarray) -> np.ndarray:
+        """Where the keypoints stand in the clip: [T,21,2] in pixels, of struct latents [T,72]."""
+        motion = unpack(struct.astype(np.float64))
+        points = motion["scale"][:, None] * (self.keypoints @ motion["R"] + motion["exp"]) + motion["t"][:, None]
+        x, y, side = self.square
+        return np.array([x, y]) + points[..., :2] * (side / 2)
+
+
+def canonical_of(picture: np.ndarray) -> Canonical:
+    """Of the face in a cropped picture RGB [size,size,3]. Raises Rejected no_face, MissingWeightsError, WeightsError."""
+    import torch
+
+    from dualforce_model.faces.detect import Mesh
+    from dualforce_model.features.networks import liveportrait as published
+
+    network = published.load(weights.locate(WEIGHTS)).eval()
+    mesh = Mesh(0.5, static=True)
+    found = mesh.points(picture)
+    mesh.close()
+    if found is None:
+        raise Rejected("no_face", "no face is found in the cropped picture, so LivePortrait's keypoints have no place")
+    square = face_square.upright(found[None] * len(picture), SCALE, SHIFT)[0]
+    pixels = torch.from_numpy(face_square.take(picture, square, published.SIZE))
+    with torch.inference_mode():
+        out = network(pixels.permute(2, 0, 1)[None].float() / 255)
+    return Canonical(out["kp"].view(21, 3).double().numpy(), square)
 
 
 def square_of(landmarks: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from dualforce_model.generate.origin import Origin, check_picture, check_text, f
 from dualforce_model.generate.stream import Stream
 from dualforce_model.generate.talker import Talker, device_of
 from dualforce_model.generate.text import read_text
-from dualforce_model.generate.views import beside, with_landmarks
+from dualforce_model.generate.views import beside, keypoints, with_landmarks
 from dualforce_model.model import ModelConfig
 from dualforce_model.store import publish, write_json
 from dualforce_model.timeline import FPS, SAMPLE_RATE, raw_range, sample_of_raw
@@ -98,7 +98,8 @@ def generate(
     sound = check_sound(sound, "the sound" if isinstance(audio, np.ndarray) else str(audio), config.max_seconds)
     _check_output(out)
     origin = checkpoint if isinstance(checkpoint, Talker) else Origin.read(checkpoint)
-    _check_overlay(extras, origin)
+    if extras.overlay:
+        _check_overlay(origin)
     if isinstance(origin, Origin):
         origin.check(config, extras.text is not None, extras.motion is not None)
     if not isinstance(image, np.ndarray):
@@ -108,6 +109,7 @@ def generate(
     motion = None if extras.motion is None else read_motion(extras.motion, origin.card)
     text = None if extras.text is None else read_text(extras.text)
     check_text(text, _shape(origin).text_dim)
+    points = keypoints(origin.card, picture) if extras.overlay else None
     torch.set_num_threads(config.threads)
     talker = origin
     if isinstance(talker, Origin):
@@ -118,7 +120,7 @@ def generate(
     whole = np.zeros(sample_of_raw(-(-len(sound) // sample_of_raw(1))), np.float32)
     whole[: len(sound)] = sound
     with Stream(talker, picture, config, text, motion) as stream, publish(out) as temporary:
-        shown = _shown(stream, sound, picture, extras, drift)
+        shown = _shown(stream, sound, picture if extras.side_by_side else None, points, drift)
         frames = write_video(temporary, shown, whole, audio_codec="aac")
     known = [] if motion is None else np.flatnonzero(slots_of(motion)[1]).tolist()
     driven = sum(len([raw for raw in raw_range(latent) if raw < frames]) for latent in known)
@@ -152,27 +154,26 @@ def _shape(origin: Origin | Talker) -> ModelConfig:
     return origin.model if isinstance(origin, Origin) else origin.model.config
 
 
-def _check_overlay(extras: Extras, origin: Origin | Talker) -> None:
-    if not extras.overlay:
-        return
-    model = _shape(origin)
-    backend = origin.card["features"]["struct_latents"]["config"]["backend"]
-    if model.struct is None or backend != "mediapipe":
-        what = "no struct stream" if model.struct is None else f"struct latents of {backend}, which hold no landmarks"
-        raise BadInput("no_landmarks", f"there is nothing to overlay: this checkpoint has {what}")
+def _check_overlay(origin: Origin | Talker) -> None:
+    if _shape(origin).struct is None:
+        raise BadInput("no_landmarks", "there is nothing to overlay: this checkpoint has no struct stream")
 
 
 def _shown(
-    stream: Stream, sound: np.ndarray, picture: np.ndarray, extras: Extras, drift: Drift | None
+    stream: Stream,
+    sound: np.ndarray,
+    picture: np.ndarray | None,
+    points: Callable[[np.ndarray], np.ndarray] | None,
+    drift: Drift | None,
 ) -> Iterator[np.ndarray]:
-    """The frames as they go into the file."""
+    """The frames as they go into the file: beside `picture`, with a dot at each of the `points` of the struct latents."""
     for frame in _all(stream, sound):
         if drift is not None:
             drift.see(frame)
         shown = frame
-        if extras.overlay and stream.struct is not None:
-            shown = with_landmarks(shown, stream.struct)
-        yield beside(picture, shown) if extras.side_by_side else shown
+        if points is not None and stream.struct is not None:
+            shown = with_landmarks(shown, points(stream.struct))
+        yield shown if picture is None else beside(picture, shown)
 
 
 def _all(stream: Stream, sound: np.ndarray) -> Iterator[np.ndarray]:

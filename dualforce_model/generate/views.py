@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 
 DOT = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]], bool)
@@ -13,20 +16,28 @@ def beside(picture: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return np.concatenate([picture, frame], 1)
 
 
-def with_landmarks(frame: np.ndarray, struct: np.ndarray) -> np.ndarray:
-    """A copy of a frame [size,size,3] with a dot at each of the 21 keypoints that struct latents [72] place in it.
+def keypoints(card: Mapping[str, Any], picture: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """From struct latents [72] to the 21 keypoints [21,2] that they place in a frame, pixels, for a dataset's card.
 
-    For struct latents of the mediapipe backend: LivePortrait's keep the shape that they are offsets from to themselves.
+    LivePortrait's latents are relative to a face at rest that only the network knows: it looks at `picture`, the reference
+    [size,size,3]. Raises Rejected no_face, MissingWeightsError, WeightsError.
     """
+    from dualforce_model.features.liveportrait import canonical_of
     from dualforce_model.features.struct_latents import keypoints_of
 
+    if card["features"]["struct_latents"]["config"]["backend"] == "liveportrait":
+        face = canonical_of(picture)
+        return lambda struct: face.placed(struct[None])[0]
+    return lambda struct: keypoints_of(struct[None].astype(np.float32), len(picture))[0, :, :2]
+
+
+def with_landmarks(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """A copy of a frame [size,size,3] with a dot at each of the keypoints [21,2], pixels."""
     size, out = len(frame), frame.copy()
-    points = keypoints_of(struct[None].astype(np.float32), size)[0, :, :2]
     reach = len(DOT) // 2
     for x, y in np.nan_to_num(points, nan=-size, posinf=-size, neginf=-size):
         left, top = round(float(x)) - reach, round(float(y)) - reach
-        rows = slice(max(0, top), max(0, min(size, top + len(DOT))))
-        columns = slice(max(0, left), max(0, min(size, left + len(DOT))))
+        rows, columns = (slice(max(0, at), max(0, at, min(size, at + len(DOT)))) for at in (top, left))
         there = DOT[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         out[rows, columns][there] = COLOUR
     return out

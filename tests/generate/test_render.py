@@ -9,12 +9,14 @@ import struct
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 from safetensors.numpy import save_file
@@ -23,6 +25,8 @@ from worded import random_text
 from dualforce_model import config as strict
 from dualforce_model.errors import BadInput, Rejected
 from dualforce_model.faces import FaceCropConfig
+from dualforce_model.features import face_square, liveportrait
+from dualforce_model.features.networks import liveportrait as published
 from dualforce_model.generate import GenerateConfig, views
 from dualforce_model.generate.__main__ import main
 from dualforce_model.generate.inputs import read_picture, read_sound
@@ -33,6 +37,7 @@ from dualforce_model.media import read_audio
 from dualforce_model.serve import ServeConfig
 from dualforce_model.serve.studio import Studio
 from dualforce_model.train import checkpoint as checkpoints
+from dualforce_model.weights import MissingWeightsError
 from tasks.generate import sample_clip
 from tasks.run import RunError
 
@@ -122,7 +127,8 @@ def test_dots_stand_where_the_keypoints_are(run_folder, clip):
 
     face = read_tensors(run_folder / "features" / "struct_latents" / f"{clip.clip_id}.safetensors")["struct"][3]
     blank = np.zeros((96, 96, 3), np.uint8)
-    shown = views.with_landmarks(blank, face)
+    place = views.keypoints({"features": {"struct_latents": {"config": {"backend": "mediapipe"}}}}, blank)
+    shown = views.with_landmarks(blank, place(face))
     lit = np.argwhere(shown.any(-1))[:, ::-1]
     points = keypoints_of(face[None], 96)[0, :, :2]
     assert len(lit) > 100
@@ -131,9 +137,47 @@ def test_dots_stand_where_the_keypoints_are(run_folder, clip):
         assert np.hypot(*(lit - point).T).min() < 1.5
     for spot in lit:
         assert np.hypot(*(points - spot).T).min() < 3.5
-    far = face.copy()
-    far[6:8] = np.nan, 40
-    assert not views.with_landmarks(blank, far).any()  # a face that is nowhere is drawn nowhere
+    for where in ((np.nan, 40), (40, 40), (-40, 40), (40, 0)):  # a face that is nowhere is drawn nowhere
+        far = face.copy()
+        far[6:8] = where
+        assert not views.with_landmarks(blank, place(far)).any()
+
+
+def test_liveportrait_s_keypoints_stand_where_its_network_puts_them(
+    talker, clip, picture, speech, tmp_path, monkeypatch
+):
+    """Random weights, with keypoints small enough to lie in the picture; what is laid out is LivePortrait's own formula."""
+    torch.manual_seed(0)
+    network = published.MotionExtractor()
+    with torch.no_grad():
+        network.detector.fc_kp.bias.uniform_(-0.3, 0.3)
+    path = tmp_path / "liveportrait" / published.FILE
+    path.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), path)
+    monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path))
+    landmarks = clip.read_landmarks()
+    square = liveportrait.square_of(
+        landmarks["landmarks"][:1], landmarks["valid"][:1]
+    )  # of the first frame, the picture
+    crop = torch.from_numpy(face_square.take(picture, square, 256)).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        out = network.eval()(crop)
+    angles = [published.degrees(out[name]) for name in ("pitch", "yaw", "roll")]
+    rotation, scale, shift = published.rotation(*angles), out["scale"], out["t"] * torch.tensor([1, 1, 0])
+    wanted = scale * (out["kp"].view(1, 21, 3) @ rotation + out["exp"].view(1, 21, 3)) + shift
+    wanted = square[:2] + wanted[0, :, :2].numpy() * square[2] / 2
+    features = json.loads(json.dumps(talker.card["features"]))
+    features["struct_latents"]["config"] = {"backend": "liveportrait"}
+    by = {**talker.card, "features": features}
+    face = liveportrait.pack(*(v.numpy() for v in (rotation, out["exp"], shift, scale)))[0]
+    found = views.keypoints(by, picture)(face)
+    np.testing.assert_allclose(found, wanted, atol=1.5)  # the picture's face is found anew, not within the clip
+    assert np.ptp(found, axis=0).min() > 5
+    made = generate(replace(talker, card=by), picture, speech, tmp_path / "x.mp4", QUICK, extras=Extras(overlay=True))
+    assert made.frames == 31
+    monkeypatch.setenv("DUALFORCE_WEIGHTS", str(tmp_path / "nothing"))
+    with pytest.raises(MissingWeightsError, match="dualforce weights fetch liveportrait"):
+        views.keypoints(by, picture)
 
 
 def test_a_given_motion_through_the_command(checkpoint, run_folder, clip, tmp_path, capsys):
