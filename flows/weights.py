@@ -26,18 +26,19 @@ def list_weights(as_json: Annotated[bool, typer.Option("--json")] = False) -> No
     from dualforce_model.weights import WEIGHTS
     from dualforce_model.weights.place import missing, place_of, read_pins
 
+    pins = {name: read_pins(name) for name in WEIGHTS}
     rows = [
         {
             "name": one.name,
             "purpose": one.purpose,
             "source": one.source,
             "revision": one.revision,
-            "commit": read_pins(one.name).commit,
+            "commit": pins[one.name].commit,
             "licence": one.licence,
             "restriction": one.restriction,
             "folder": str(place_of(one.name)),
             "missing": missing(one.name),
-            "files": _files(one, read_pins(one.name)),
+            "files": _files(one, pins[one.name]),
         }
         for one in WEIGHTS.values()
     ]

@@ -33,7 +33,6 @@ from dualforce_model.timeline import FPS, SAMPLE_RATE
 PICTURES = ("JPEG", "PNG", "WEBP")  # a browser sends these; more decoders would only be more to attack
 RATES = (8_000, 192_000)  # Hz
 MOST_TEXT = 10_000  # characters of a JSON message
-GUIDANCE = (0.0, 20.0)  # beyond, nothing is drawn but noise
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,6 @@ class Start:
             chosen = strict.build(GenerateConfig, dataclasses.asdict(config.generate) | self.options)
         except ConfigError as error:
             raise BadInput("bad_option", str(error)) from error
-        for name in ("guidance_audio", "guidance_reference"):
-            if not GUIDANCE[0] <= getattr(chosen, name) <= GUIDANCE[1]:
-                raise BadInput(
-                    "bad_option", f"{name} is {GUIDANCE[0]:g} to {GUIDANCE[1]:g}, got {getattr(chosen, name)}"
-                )
         if not 0 <= chosen.seed < 2**63:
             raise BadInput("bad_option", "seed is 0 to 2^63 - 1")
         if chosen.steps > config.most_steps:
