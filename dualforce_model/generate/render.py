@@ -141,10 +141,11 @@ def _check_output(out: Path) -> None:
     """Raises BadInput wrong_output for a video that could not be written when it is made."""
     if out.suffix != ".mp4":
         raise BadInput("wrong_output", f"the video is an mp4 file, got the name {out.name!r}")
-    if out.is_dir():
+    # os.path's questions answer False where Path's raise: in a folder that may not be looked into
+    if os.path.isdir(out):
         raise BadInput("wrong_output", f"{out} is a folder; give the video another name")
-    there = next(folder for folder in out.absolute().parents if folder.exists())  # what is missing will be made
-    if not there.is_dir():
+    there = next(folder for folder in out.absolute().parents if os.path.exists(folder))  # what is missing will be made
+    if not os.path.isdir(there):
         raise BadInput("wrong_output", f"the video cannot be {out}: {there} is no folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise BadInput("wrong_output", f"the video cannot be {out}: nothing may be written into {there}")

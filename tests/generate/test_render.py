@@ -11,6 +11,7 @@ import sys
 import wave
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -383,10 +384,22 @@ def test_where_no_video_can_be_is_said_before_anything_is_loaded(picture, speech
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_into_is_said(picture, speech, tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o555)
-    assert refused(tmp_path / "no", picture, speech, tmp_path / "closed" / "out.mp4") == "wrong_output"
+def test_a_folder_that_may_not_be_written_into_is_said(picture, speech):
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        (Path(folder) / "closed").mkdir(mode=0o555)
+        (Path(folder) / "secret").mkdir(mode=0o000)
+        child = os.fork()
+        if not child:  # root may write anywhere: somebody else asks
+            found = []
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                outs = [Path(folder) / name / "out.mp4" for name in ("closed", "secret", "secret/deeper")]
+                found = [refused(Path(folder) / "no", picture, speech, out) for out in outs]
+            finally:
+                os._exit(found != ["wrong_output"] * 3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_pictures_are_framed_as_the_run_framed_its_clips(checkpoint, shared_data):
