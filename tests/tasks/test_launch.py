@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -88,42 +89,42 @@ def test_nothing_of_a_job_outlives_the_one_who_follows_it():
     until(lambda: born(child) is None, "the end of the child", seconds=30)
 
 
+class BothRanks:
+    """Hears the job's lines; once both ranks have said which processes they are, does something to them, once."""
+
+    def __init__(self, do: Callable[[list[int]], None]):
+        self.ranks: list[int] = []
+        self.at = 0.0  # when it was done
+        self._do = do
+
+    def __call__(self, line: str) -> None:
+        if line.isdigit():
+            self.ranks.append(int(line))
+        if len(self.ranks) == 2 and not self.at:
+            self.at = time.monotonic()
+            self._do(self.ranks)
+
+
 def test_a_cancelled_job_that_is_deaf_is_killed_with_all_its_ranks(two_deaf_ranks, told_by_sigterm, monkeypatch):
     monkeypatch.setattr(launch, "GRACE_S", 1.0)
-    ranks, asked = [], []
-
-    def heard(line: str) -> None:
-        if line.isdigit():
-            ranks.append(int(line))
-        if len(ranks) == 2 and not asked:
-            asked.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGTERM)
-
+    heard = BothRanks(lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Told), passing_on(), ThreadPoolExecutor(1) as tasks:
         job = tasks.submit(run_job, two_deaf_ranks, heard, {"PYTHONPATH": str(ROOT)})
         job.result()
     with pytest.raises(JobStopped):
         job.result()
-    assert time.monotonic() - asked[0] < 15  # alone the ranks live for 120 s, and their launcher waits 30 s for them
-    assert [born(rank) for rank in ranks] == [None, None]
+    assert time.monotonic() - heard.at < 15  # alone the ranks live for 120 s, and their launcher waits 30 s for them
+    assert [born(rank) for rank in heard.ranks] == [None, None]
 
 
 def test_ranks_do_not_outlive_a_launcher_that_was_killed(two_deaf_ranks, monkeypatch):
     monkeypatch.setattr(launch, "GRACE_S", 1.0)
-    ranks, killed = [], []
-
-    def heard(line: str) -> None:
-        if line.isdigit():
-            ranks.append(int(line))
-        if len(ranks) == 2 and not killed:
-            killed.append(time.monotonic())
-            psutil.Process(ranks[0]).parent().kill()
-
+    heard = BothRanks(lambda ranks: psutil.Process(ranks[0]).parent().kill())
     with pytest.raises(JobFailed) as error:
         run_job(two_deaf_ranks, heard, {"PYTHONPATH": str(ROOT)})
     assert error.value.code == -signal.SIGKILL
-    assert time.monotonic() - killed[0] < 15
-    assert [born(rank) for rank in ranks] == [None, None]
+    assert time.monotonic() - heard.at < 15
+    assert [born(rank) for rank in heard.ranks] == [None, None]
 
 
 def test_lines_that_two_processes_tore_are_text_and_stop_nothing(caplog):
